@@ -1,0 +1,1 @@
+"""The caller's side: the executor, its ledger of futures, and the link to a gateway."""

@@ -1,0 +1,178 @@
+"""One connection to a gateway: Socket.IO, and the proof both ways before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import aiohttp
+import socketio
+
+from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch
+from ..settings import KeyPair
+from ..wire import proof
+from ..wire.stream import FRAME_LIMIT
+
+ANSWER_S = 15.0  #: the gateway's answers during the proof take no longer
+
+
+class Welcome(NamedTuple):
+    """What a gateway says once both sides have proved themselves."""
+
+    resumed: bool  #: it still has the session
+    received: int  #: the last frame that it has of ours
+    slots: int
+    window: int
+    window_bytes: int
+    message: int  #: bytes that a task or a result may have
+    python: str
+
+
+class Connection:
+    """A connected socket that frames go through; `on_frame` and `on_lost` are called in its loop."""
+
+    def __init__(self, url: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+        self._url = url
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._challenge: asyncio.Future[Any] = self._loop.create_future()
+        self._answer: asyncio.Future[Any] = self._loop.create_future()
+        self._proved = False
+        self._outgoing: deque[bytes] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._sio = socketio.AsyncClient(
+            reconnection=False,
+            handle_sigint=False,
+            websocket_extra_options={"max_msg_size": 2 * FRAME_LIMIT},
+        )
+        on = self._sio.on
+        on(proof.CHALLENGE, lambda data=None: self._arrived(self._challenge, data), namespace=proof.NAMESPACE)
+        on(proof.WELCOME, lambda data=None: self._arrived(self._answer, data), namespace=proof.NAMESPACE)
+        on(proof.REFUSED, self._refused, namespace=proof.NAMESPACE)
+        on(proof.FRAME_EVENT, self._frame, namespace=proof.NAMESPACE)
+        on("disconnect", self._disconnected, namespace=proof.NAMESPACE)
+
+    async def open(self, keys: KeyPair, hello: dict[str, Any], timeout: float) -> Welcome:
+        """Connect and prove; returns what the gateway says.
+
+        Raises:
+            GatewayUnreachable: Nobody answers in `timeout` seconds.
+            GatewayRefused: The gateway does not know the key, or could not prove itself.
+            ProtocolMismatch: The gateway speaks another protocol.
+        """
+        try:
+            await asyncio.wait_for(self._connect(timeout), timeout)
+            challenge = await asyncio.wait_for(self._challenge, ANSWER_S)
+            return await asyncio.wait_for(self._prove(keys, hello, challenge), ANSWER_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise GatewayUnreachable(f"the gateway at {self._url} does not answer") from None
+
+    async def _connect(self, timeout: float) -> None:
+        try:
+            await self._sio.connect(
+                self._url, namespaces=[proof.NAMESPACE], transports=["websocket"], wait_timeout=timeout
+            )
+        except socketio.exceptions.ConnectionError as error:
+            if "namespaces failed" in str(error):
+                raise GatewayRefused(
+                    f"the server at {self._url} speaks Socket.IO but is no meca gateway (it has no {proof.NAMESPACE})"
+                ) from None
+            raise GatewayUnreachable(f"nobody answers at {self._url}: is a gateway running there?") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise GatewayUnreachable(f"cannot connect to {self._url}: {error}") from None
+
+    async def _prove(self, keys: KeyPair, hello: dict[str, Any], challenge: Any) -> Welcome:
+        nonce = challenge.get("nonce") if isinstance(challenge, dict) else None
+        if not isinstance(nonce, str) or challenge.get("protocol") != proof.PROTOCOL:
+            theirs = challenge.get("protocol") if isinstance(challenge, dict) else None
+            raise ProtocolMismatch(
+                f"the gateway at {self._url} speaks protocol {theirs}, this client {proof.PROTOCOL}; "
+                "install the same version of meca-executor on both sides"
+            )
+        own, text = proof.make_nonce(), proof.to_text(hello)
+        signature = proof.client_proof(keys.secret_key, nonce, own, text)
+        await self._sio.emit(
+            proof.HELLO,
+            {"key": keys.access_key, "nonce": own, "hello": text, "proof": signature},
+            namespace=proof.NAMESPACE,
+        )
+        answer = await self._answer
+        welcome = answer.get("welcome") if isinstance(answer, dict) else None
+        if not isinstance(welcome, str) or not proof.same(
+            answer.get("proof"), proof.gateway_proof(keys.secret_key, nonce, own, welcome)
+        ):
+            raise GatewayRefused(f"the gateway at {self._url} did not prove that it knows the key; nothing was sent")
+        self._proved = True
+        fields = proof.from_text(welcome)
+        return Welcome(**{name: fields[name] for name in Welcome._fields})
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, after those before it."""
+        self._outgoing.append(frame)
+        if self._sender is None:
+            self._sender = self._loop.create_task(self._sending())
+
+    async def _sending(self) -> None:
+        # One at a time: a binary event is two packets, and others must not come in between.
+        try:
+            while self._outgoing:
+                await self._sio.emit(proof.FRAME_EVENT, self._outgoing.popleft(), namespace=proof.NAMESPACE)
+        except socketio.exceptions.SocketIOError:
+            self._outgoing.clear()  # the link is down: the stream sends them again
+        finally:
+            self._sender = None
+
+    async def close(self) -> None:
+        """Send what is left and disconnect."""
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=1.0)
+        self._on_lost = lambda: None
+        await asyncio.wait([self._loop.create_task(self._hang_up())], timeout=2.0)
+
+    async def _hang_up(self) -> None:
+        with contextlib.suppress(Exception):  # it may be half open, or never have been open
+            await self._sio.eio.disconnect(abort=True)
+        http = self._sio.eio.http
+        if http is not None and not http.closed:
+            await http.close()
+
+    # -- Socket.IO events -------------------------------------------------------------------------
+
+    def _arrived(self, future: asyncio.Future[Any], data: Any) -> None:
+        if not future.done():
+            future.set_result(data)
+
+    def _refused(self, data: Any = None) -> None:
+        fields = data if isinstance(data, dict) else {}
+        kind = ProtocolMismatch if fields.get("code") == "protocol" else GatewayRefused
+        error = kind(f"the gateway at {self._url} refused: {fields.get('text', 'no reason given')}")
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+    def _frame(self, frame: Any = None) -> None:
+        if self._proved and isinstance(frame, bytes):
+            self._on_frame(frame)
+
+    def _disconnected(self, reason: object = None) -> None:
+        gone = GatewayUnreachable(f"the connection to {self._url} was closed")
+        for future in (self._challenge, self._answer):
+            if not future.done():
+                future.set_exception(gone)
+                future.exception()  # looked at: nobody may be waiting for it
+        self._on_lost()
+
+
+def python_mismatch(theirs: str) -> ProtocolMismatch | None:
+    """Return why functions cannot travel to that Python version, or None when they can."""
+    ours = platform.python_version()
+    if ours.split(".")[:2] == theirs.split(".")[:2]:
+        return None
+    return ProtocolMismatch(
+        f"functions cannot travel from Python {ours} to the gateway's {theirs}: their code differs; use the same "
+        "major.minor version on both sides (containers still run)"
+    )

@@ -1,0 +1,431 @@
+"""MecaExecutor: a `concurrent.futures.Executor` whose calls run elsewhere."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
+
+from ..errors import ExecutorClosed, NoHostFits, UsageError
+from ..policy.credit import Credit
+from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
+from ..wire.calls import dump_call, dump_whole_call, dumps
+from .container import Container
+from .embedded import EmbeddedGateway
+from .future import MecaFuture
+from .ledger import Ledger
+from .mapping import results_in_order
+from .options import UNSET, TaskOptions
+from .output import Sink, sink_for
+from .tasks import Registry, Task
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .link import Link
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLOSED = "cannot schedule new futures after shutdown"
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+_exiting = False
+
+
+class MecaExecutor(Executor):
+    """Runs calls in the worker processes and containers behind a gateway.
+
+    It is used as a `ThreadPoolExecutor` is. Without an endpoint it starts a gateway for itself, a child
+    process that ends with it.
+
+        with MecaExecutor() as ex:
+            print(list(ex.map(pow, range(5), [2] * 5)))
+
+    Args:
+        endpoint: URL of a gateway, `"embedded"` for one of its own, or None for `MECA_ENDPOINT` and, where
+            that is not set, one of its own. An int is `max_workers`, as `ThreadPoolExecutor(4)` has it.
+        max_workers: Tasks that run at once; None is one a core, or what the gateway has.
+        timeout: Seconds that one attempt of a task may run before it is killed where it runs; None is no limit.
+        retry: Attempts in all (default 3), used for attempts that were lost with their worker, host or
+            link; or tenacity's `stop_*`, `wait_*`, `retry_if_*` objects, several as a tuple.
+        resource: What a task needs: `cpu` (cores), `memory` (MiB), `gpu`.
+        container_ref: Image in which functions run.
+        runtime: Container runtime; None is the host's default.
+        initializer: Called in each worker before its first task; when it raises, the executor is broken.
+        initargs: Its arguments.
+        thread_name_prefix: Of the one background thread's name.
+        max_tasks_per_child: Tasks after which a worker is replaced by a fresh one; None is never.
+        output: Where what tasks print goes: True to this process's stdout and stderr, False nowhere, a
+            callable gets `(text, "stdout" or "stderr")`.
+        apps: Container name -> folder with `src/app.py`, which the embedded gateway runs as a local process.
+        connect_timeout: Seconds in which the gateway must first answer.
+
+    Raises:
+        UsageError: An argument is wrong (a `ValueError`).
+        TypeError: An argument has the wrong type where the standard library's executors say so too.
+    """
+
+    __module__ = "meca_executor"
+
+    def __init__(
+        self,
+        endpoint: str | int | None = None,
+        max_workers: int | None = None,
+        *,
+        timeout: float | None = None,
+        retry: object = None,
+        resource: Mapping[str, float] | None = None,
+        container_ref: str | None = None,
+        runtime: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        thread_name_prefix: str = "",
+        max_tasks_per_child: int | None = None,
+        output: bool | Sink = True,
+        apps: Mapping[str, str | os.PathLike[str]] | None = None,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        if isinstance(endpoint, int):
+            if max_workers is not None:
+                raise UsageError(f"endpoint {endpoint!r} is not a URL, and max_workers is given as well")
+            endpoint, max_workers = None, endpoint
+        check_counts(max_workers, max_tasks_per_child)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if not connect_timeout > 0:
+            raise UsageError(f"connect_timeout {connect_timeout!r} is not a positive number of seconds")
+        self._options = TaskOptions().changed(
+            timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
+        )
+        url = resolve_endpoint(endpoint)
+        folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
+        if url is not None and folders:
+            raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
+        sink = sink_for(output)
+        setup = b"" if initializer is None else dumps((initializer, tuple(initargs)))
+        keys = None if url is None else given_keys() or next(iter(read_keys(default_key_file())), None)
+        # First of all, so that it starts while this process imports what the link needs.
+        gateway = None if url is not None else EmbeddedGateway(max_workers, folders)
+        from .link import Link, LinkSettings
+
+        self._settings = LinkSettings(
+            endpoint=url,
+            keys=keys,
+            connect_timeout=connect_timeout,
+            max_workers=max_workers,
+            max_tasks_per_child=max_tasks_per_child,
+            initializer=setup,
+            apps=folders,
+            on_output=sink,
+            name=f"{thread_name_prefix or 'MecaExecutor'}-link",
+        )
+        self._registry = Registry()
+        self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
+        self._numbers = itertools.count(1)
+        self._link = Link(self._ledger, self._registry, self._settings, gateway)
+        _links.add(self._link)
+        # An executor that nobody holds any more ends when its tasks are done.
+        finalizer = weakref.finalize(self, self._link.close)
+        finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        queued, running = self._ledger.counts
+        return f"<MecaExecutor {self._link.endpoint or 'embedded'} {self.state}, {queued} queued, {running} running>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a MecaExecutor cannot be pickled: it belongs to this process; make one where it is needed, or give tasks "
+            "the endpoint's URL"
+        )
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the gateway in use; waits until an embedded one is up.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        if self._settings.endpoint is not None:
+            return self._settings.endpoint
+        self._link.wait_started()
+        return cast("str", self._link.endpoint)
+
+    @property
+    def dialect(self) -> str:
+        """The protocol spoken with the gateway: `"native"`."""
+        return "native"
+
+    @property
+    def state(self) -> str:
+        """`"connecting"`, `"connected"`, `"resuming"`, `"closed"`, or `"lost"` for good."""
+        return self._link.state
+
+    @property
+    def slots(self) -> int:
+        """Tasks that run at once; waits for the connection.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        self._link.wait_started()
+        return self._link.slots
+
+    @property
+    def _max_workers(self) -> int:
+        """What dask and joblib ask of an executor."""
+        return self._settings.max_workers or self.slots
+
+    # -- the Executor contract --------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> MecaFuture[T]:  # type: ignore[override]
+        """Schedule `fn(*args, **kwargs)`, or a `Container`'s call with one input.
+
+        The arguments are pickled before this returns: what is changed later is not sent.
+
+        Returns:
+            A future of the result. Whatever goes wrong from here on is in it: the user's own exception, or
+            one of this package's.
+
+        Raises:
+            RuntimeError: After `shutdown`, or when the executor is broken (its reason's own class).
+            TypeError: `fn` cannot be called.
+        """
+        if isinstance(fn, Container):
+            return cast("MecaFuture[T]", self._submit_container(fn, *args, **kwargs))
+        if not callable(fn):
+            raise TypeError(f"{fn!r} is not callable")
+        future: MecaFuture[T] = MecaFuture()
+        options, registry = self._options, self._registry
+        if options.container_ref is not None:
+            return self._failed(future, NoHostFits(functions_in_containers(options.container_ref)))
+        reference = registry.function_number(fn)
+        try:
+            payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
+            return self._failed(future, error)
+        self._enqueue(future, payload, (registry.options_number(options), reference), options, None)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return the results of `fn` over the iterables, in their order; all is submitted at the call.
+
+        Args:
+            fn: A callable or a `Container`.
+            iterables: As of the builtin `map`.
+            timeout: Seconds from this call in which each result must be there.
+            chunksize: As of `ProcessPoolExecutor`; short tasks travel together here whatever it is.
+            buffersize: Tasks submitted ahead of the result that is asked for; the iterables are then read
+                lazily. None submits all.
+
+        Raises:
+            TimeoutError: From the iterator, when a result is not there in time. The rest is cancelled.
+            ValueError: `chunksize` or `buffersize` is less than 1.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        calls = zip(*iterables, strict=False)
+        return results_in_order(weakref.ref(self), self.submit, fn, calls, timeout, buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks and end when those that are here are done.
+
+        Args:
+            wait: Return only when they are, and the workers and an embedded gateway are gone.
+            cancel_futures: Cancel what has not been handed over.
+        """
+        self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
+        if cancel_futures:
+            self._ledger.cancel_queued()
+        self._link.close()
+        if wait:
+            self._link.join()
+
+    # -- more than the contract -------------------------------------------------------------------
+
+    def options(
+        self,
+        *,
+        timeout: float | None = UNSET,
+        retry: object = UNSET,
+        resource: Mapping[str, float] | None = UNSET,
+        container_ref: str | None = UNSET,
+        runtime: str | None = UNSET,
+    ) -> MecaExecutor:
+        """Return a view on this executor, on the same link, whose tasks run with other options.
+
+        Shutting the view down shuts down the executor.
+
+        Raises:
+            UsageError: A value is wrong.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.__dict__["_viewed"] = self  # keeps it alive
+        view._options = self._options.changed(
+            timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
+        )
+        return view
+
+    def offload_task(
+        self,
+        container_ref: str,
+        data: str,
+        *,
+        task_id: str | None = None,
+        resource: Mapping[str, float] | None = None,
+        runtime: str | None = None,
+        use_gpu: bool = False,
+        gpu_count: int = 0,
+        timeout: float | None = UNSET,
+        retry: object = UNSET,
+    ) -> MecaFuture[str]:
+        """Send `data` to a container and return a future of its reply, both as text.
+
+        Args:
+            container_ref: Image name.
+            data: What is posted to the container.
+            task_id: A name for the task, in the future's `task_id` and in errors; None is its number.
+            resource: What the container needs: `cpu` (cores), `memory` (MiB), `gpu`.
+            runtime: Container runtime; None is the host's default.
+            use_gpu: The container needs a GPU, `gpu_count` of them (at least one).
+            gpu_count: As above.
+            timeout: Seconds that one attempt may take; default is the executor's.
+            retry: As the executor's; default is the executor's.
+
+        Raises:
+            UsageError: An argument is wrong.
+            RuntimeError: As `submit`.
+        """
+        if not isinstance(data, str):
+            raise UsageError(f"data must be a str, not {type(data).__name__}; submit a Container for other inputs")
+        if use_gpu or gpu_count:
+            resource = {**(resource or {}), "gpu": max(1, gpu_count)}
+        view = self if timeout is UNSET and retry is UNSET else self.options(timeout=timeout, retry=retry)
+        container = Container(container_ref, resource=resource, runtime=runtime, codec="text")
+        return cast("MecaFuture[str]", view._submit_container(container, data, _task_id=task_id))
+
+    def kill(self, future: Future[Any]) -> bool:
+        """End a task wherever it is: cancelled here, or killed where it runs (`TaskKilled` in the future).
+
+        Returns:
+            False when the future was done already, or is not one of this executor's.
+        """
+        if future.done() or not isinstance(future, MecaFuture) or future.number is None:
+            return False
+        if not future.cancel():
+            self._link.kill(future.number)
+        return True
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _submit_container(self, container: Container, data: Any = "", *, _task_id: str | None = None) -> MecaFuture[Any]:
+        future: MecaFuture[Any] = MecaFuture()
+        if container.app is not None and self._settings.apps.get(container.ref) != container.app:
+            self._register_app(container)
+        try:
+            payload, decode = container.encode(data), container.decoder(data)
+        except Exception as error:
+            return self._failed(future, error)
+        options = self._options.calling(container.ref, container.resource, container.runtime)
+        self._enqueue(future, payload, (self._registry.options_number(options), 0), options, decode, _task_id)
+        return future
+
+    def _register_app(self, container: Container) -> None:
+        if self._settings.endpoint is not None:
+            raise UsageError(
+                f"app= of {container!r} is for the embedded gateway; start this one with: "
+                f"meca gateway --app {container.ref}={container.app}"
+            )
+        assert container.app is not None
+        self._settings.apps[container.ref] = container.app
+        self._link.add_app(container.ref, container.app)
+
+    def _enqueue(
+        self,
+        future: MecaFuture[Any],
+        payload: bytes,
+        kind: tuple[int, int],
+        options: TaskOptions,
+        decode: Callable[[bytes], Any] | None,
+        task_id: str | None = None,
+    ) -> None:
+        number = next(self._numbers)
+        future.number = number
+        future.task_id = task_id or str(number)
+        self._ledger.add(Task(number, future, payload, kind, options, decode))
+        self._link.wake()
+
+    def _failed(self, future: MecaFuture[T], error: BaseException) -> MecaFuture[T]:
+        """A future that failed before anything was sent, if the executor still takes tasks at all."""
+        self._ledger.check()
+        future.claim()
+        future.set_exception(error)
+        return future
+
+
+def check_counts(max_workers: int | None, max_tasks_per_child: int | None) -> None:
+    """Check as the standard library's executors do."""
+    if max_workers is not None:
+        if isinstance(max_workers, bool) or not isinstance(max_workers, int):
+            raise TypeError(f"max_workers must be an integer, not {max_workers!r}")
+        if max_workers <= 0:
+            raise UsageError("max_workers must be greater than 0")
+    if max_tasks_per_child is not None:
+        if isinstance(max_tasks_per_child, bool) or not isinstance(max_tasks_per_child, int):
+            raise TypeError("max_tasks_per_child must be an integer")
+        if max_tasks_per_child <= 0:
+            raise UsageError("max_tasks_per_child must be >= 1")
+
+
+def functions_in_containers(ref: str) -> str:
+    """Return why a function cannot run in a container here."""
+    return (
+        f"functions cannot run in the container {ref!r} yet: this gateway runs them in worker processes; leave out "
+        "container_ref, or submit Container(...) to call a container"
+    )
+
+
+def _at_exit() -> None:
+    """As the standard library's executors: finish what was submitted, then let the interpreter go."""
+    global _exiting
+    _exiting = True
+    links = list(_links)
+    for link in links:
+        link.refuse(lambda: ExecutorClosed(CLOSED))
+        link.close()
+    for link in links:
+        link.join()
+
+
+def _after_fork() -> None:
+    """The child leaves its parent's executors alone."""
+    for link in list(_links):
+        link.after_fork()
+    _links.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+# Before the interpreter joins its threads; atexit would be after that (bpo-39812).
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

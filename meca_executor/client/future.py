@@ -1,0 +1,43 @@
+"""The future of a task."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class MecaFuture(Future[T]):
+    """A `concurrent.futures.Future` whose task has a name.
+
+    `cancel()` succeeds exactly as long as the task is still in this process; what was handed over
+    counts as running (`MecaExecutor.kill` ends it).
+    """
+
+    __module__ = "meca_executor"
+
+    task_id: str | None = None  #: the name that `offload_task` was given, or the task's number as text
+    number: int | None = None  #: the task's number in its executor
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not been handed over. Never blocks.
+
+        Returns:
+            Whether it is cancelled.
+        """
+        if not super().cancel():
+            return False
+        with self._condition:
+            # Whoever waits is told now: nobody comes by later to do it, as a pool's thread would.
+            if self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()
+        return True
+
+    def claim(self) -> bool:
+        """Set the future running, for the link that hands its task over; False when it was cancelled."""
+        with self._condition:
+            if self._state != "PENDING":
+                return False
+            self._state = "RUNNING"
+            return True

@@ -1,0 +1,78 @@
+"""A task in the client, and what functions and options are called on the link."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..wire.calls import NO_DEFINITION, reference_to
+from .future import MecaFuture
+from .options import TaskOptions
+
+DEFINITIONS_MOST = 10_000  #: importable functions that get a number; any more travel with each call
+
+
+class Task:
+    """One task from `submit` to its outcome. The submitting thread makes it, the ledger owns it."""
+
+    __slots__ = ("attempts", "began", "charge", "decode", "future", "kind", "number", "options", "payload")
+
+    def __init__(
+        self,
+        number: int,
+        future: MecaFuture[Any],
+        payload: bytes,
+        kind: tuple[int, int],
+        options: TaskOptions,
+        decode: Callable[[bytes], Any] | None,
+    ) -> None:
+        self.number = number
+        self.future = future
+        self.payload = payload
+        self.kind = kind  #: options id and definition id
+        self.options = options
+        self.decode = decode  #: reads a container's reply; None for a function
+        self.attempts = 0  #: handed over so far
+        self.began = 0.0  #: when first handed over
+        self.charge = 0.0  #: what it counts for in the credit
+
+
+class Registry:
+    """Numbers for importable functions and for options: sent once a session, then only the numbers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._functions: dict[Callable[..., Any], int] = {}
+        self._options: dict[TaskOptions, int] = {}
+        self.references: list[bytes] = [b""]  #: definition id -> pickled reference
+        self.options: list[TaskOptions] = []  #: options id -> options
+
+    def function_number(self, fn: Callable[..., Any]) -> int:
+        """Return the definition id of an importable function; 0 for one that travels with its calls."""
+        try:
+            number = self._functions.get(fn)
+        except TypeError:  # unhashable, so no function
+            return NO_DEFINITION
+        if number is not None:
+            return number
+        reference = reference_to(fn)
+        if reference is None or len(self.references) > DEFINITIONS_MOST:
+            return NO_DEFINITION
+        with self._lock:
+            if (number := self._functions.get(fn)) is None:
+                number = len(self.references)
+                self.references.append(reference)
+                self._functions[fn] = number
+        return number
+
+    def options_number(self, options: TaskOptions) -> int:
+        """Return the options id of these options."""
+        number = self._options.get(options)
+        if number is None:
+            with self._lock:
+                if (number := self._options.get(options)) is None:
+                    number = len(self.options)
+                    self.options.append(options)
+                    self._options[options] = number
+        return number

@@ -1,0 +1,146 @@
+"""Every error of the package, one tree.
+
+The user's own exceptions are never wrapped: they arrive as themselves. What stands here is what the
+system itself has to say, and each class also inherits the standard class that `concurrent.futures`
+or the standard library promises in its place.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+__all__ = [
+    "AttemptLost",
+    "ContainerFailed",
+    "ExecutorClosed",
+    "GatewayError",
+    "GatewayLost",
+    "GatewayRefused",
+    "GatewayUnreachable",
+    "InitializerFailed",
+    "MecaError",
+    "NoHostFits",
+    "ProtocolMismatch",
+    "TaskError",
+    "TaskFailed",
+    "TaskKilled",
+    "TaskTimeout",
+    "TaskTooLarge",
+    "UsageError",
+    "WorkerDied",
+]
+
+
+class MecaError(Exception):
+    """Base of every error that this package raises by itself."""
+
+    __module__ = "meca_executor"
+
+
+class UsageError(MecaError, ValueError):
+    """An argument is wrong; the message names the value and what is accepted."""
+
+    __module__ = "meca_executor"
+
+
+class ExecutorClosed(MecaError, RuntimeError):
+    """The executor was shut down, or the interpreter is ending; make a new executor."""
+
+    __module__ = "meca_executor"
+
+
+class InitializerFailed(MecaError, BrokenExecutor):
+    """`initializer` raised in a worker, so no task can run; its traceback is in the text."""
+
+    __module__ = "meca_executor"
+
+
+class GatewayError(MecaError):
+    """Something is wrong between this process and its gateway."""
+
+    __module__ = "meca_executor"
+
+
+class GatewayUnreachable(GatewayError, ConnectionError):
+    """No gateway answered at the endpoint in the time allowed."""
+
+    __module__ = "meca_executor"
+
+
+class GatewayRefused(GatewayError):
+    """The gateway answered and would not serve this client (keys, limits, policy)."""
+
+    __module__ = "meca_executor"
+
+
+class ProtocolMismatch(GatewayError):
+    """The two sides differ in protocol, or in the Python version that functions need."""
+
+    __module__ = "meca_executor"
+
+
+class GatewayLost(GatewayError, BrokenExecutor):
+    """The gateway is gone and with it the attempt that it was running."""
+
+    __module__ = "meca_executor"
+
+
+class TaskError(MecaError):
+    """One task failed for a reason that is not an exception of the user's own."""
+
+    __module__ = "meca_executor"
+
+
+class TaskFailed(TaskError):
+    """The task ended with a failure that has no exception object of its own.
+
+    Raised for a container's refusal (HTTP status of 400 or more), for a reply that the codec
+    cannot read, and for a user exception that cannot be pickled (class name and text are here).
+    """
+
+    __module__ = "meca_executor"
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """An attempt ran longer than `timeout` seconds and was killed where it ran."""
+
+    __module__ = "meca_executor"
+
+
+class TaskKilled(TaskError):
+    """The task was ended by `MecaExecutor.kill`."""
+
+    __module__ = "meca_executor"
+
+
+class TaskTooLarge(TaskError, ValueError):
+    """The call or its result is larger than the endpoint accepts; both sizes are in the text."""
+
+    __module__ = "meca_executor"
+
+
+class WorkerDied(TaskError, BrokenExecutor):
+    """The worker process ended while it was running the task; the text says how."""
+
+    __module__ = "meca_executor"
+
+
+class AttemptLost(TaskError, BrokenExecutor):
+    """The attempt began, its result never came, and it must not be run again (`retry=1`)."""
+
+    __module__ = "meca_executor"
+
+
+class NoHostFits(TaskError):
+    """Nothing at the endpoint can ever run this task (unknown image, resources too large)."""
+
+    __module__ = "meca_executor"
+
+
+class ContainerFailed(TaskError):
+    """The container did not become ready, or ended; its last lines are in the text."""
+
+    __module__ = "meca_executor"
+
+    lost: bool = False
+    """True when a container that had been ready ended during the call, so that a retry may help."""

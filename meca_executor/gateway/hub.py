@@ -1,0 +1,339 @@
+"""The hub: carries messages between sessions, the broker and the runtimes. It decides nothing.
+
+All of it runs in one asyncio loop. A session outlives its connection: while the link is down its
+frames wait, and after a reconnect they are sent again from where the client had them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
+from ..wire.records import Kind, MalformedBatch, Record, Status, decode, encode
+from ..wire.stream import Message, Stream
+from .broker import Broker
+from .ports import ContainerRuntime, WorkerRuntime
+from .tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
+
+LOOK_S = 0.02  #: how often workers that have something to do are looked at
+ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
+RESUME_S = 600.0  #: a session whose link is down is kept for so long
+PAUSE_BYTES = 64 << 20  #: unacknowledged bytes at which a session's tasks are no longer started
+MAX_MESSAGE = 4 << 30  #: bytes of one task or result
+
+log = logging.getLogger("meca.gateway")
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's session."""
+
+    id: str
+    owner: str  #: the access key that it belongs to
+    cap: int
+    tasks_per_worker: int | None
+    stream: Stream
+    send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
+    opened: bool = False  #: its setup has come
+    paused: bool = False
+    expiry: asyncio.TimerHandle | None = None
+    options: dict[int, Options] = field(default_factory=dict)
+    calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+
+class SessionRefused(MecaError):
+    """The session that a client asked for is not its own."""
+
+
+class Hub:
+    """Sessions, broker and runtimes of one gateway."""
+
+    def __init__(
+        self, broker: Broker, containers: ContainerRuntime, trusting: bool = False, resume_s: float = RESUME_S
+    ) -> None:
+        self.sessions: dict[str, Session] = {}
+        self._broker = broker
+        self._containers = containers
+        self._workers: WorkerRuntime
+        self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
+        self._refused_apps: dict[str, str] = {}
+        self._resume_s = resume_s
+        self._loop = asyncio.get_running_loop()
+        self._looking = False
+        self._outbox: dict[str, list[tuple[int, int, int, bytes]]] = {}
+        self._idle = asyncio.Event()
+
+    def start(self, workers: WorkerRuntime, count: int) -> None:
+        """Take the runtime into service and start `count` workers."""
+        self._workers = workers
+        self._do(self._broker.prepare(count))
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def attach(
+        self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None, send: Callable[[bytes], None]
+    ) -> tuple[Session, bool]:
+        """Connect a client to its session, an old or a new one; returns it and whether it is an old one.
+
+        Raises:
+            SessionRefused: The session belongs to another key.
+        """
+        session = self.sessions.get(session_id)
+        if session is not None and session.owner != owner:
+            raise SessionRefused(f"session {session_id!r} belongs to another access key")
+        resumed = session is not None
+        if session is None:
+            session = Session(session_id, owner, cap, tasks_per_worker, Stream(MAX_MESSAGE))
+            session.gate = asyncio.Semaphore(cap)
+            self.sessions[session_id] = session
+        if session.expiry is not None:
+            session.expiry.cancel()
+            session.expiry = None
+        session.send = send
+        return session, resumed
+
+    def detach(self, session: Session, send: Callable[[bytes], None]) -> None:
+        """The connection is gone; the session waits for the client to come back."""
+        if session.send is send and session.id in self.sessions:
+            session.send = None
+            session.expiry = self._loop.call_later(self._resume_s, self.end, session)
+
+    def replay(self, session: Session, received: int) -> None:
+        """Send again what the client has not had."""
+        for frame in session.stream.replay(received):
+            self._transmit(session, frame)
+
+    def end(self, session: Session) -> None:
+        """Forget a session; its tasks are killed."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        log.info("session %s ends", session.id)
+        session.send = None
+        if session.expiry is not None:
+            session.expiry.cancel()
+        for call in list(session.calls.values()):
+            call.cancel()
+        self._do(self._broker.close(session.id))
+
+    # -- from the client --------------------------------------------------------------------------
+
+    def on_frame(self, session: Session, frame: bytes) -> None:
+        """Take a frame in.
+
+        Raises:
+            ValueError: Garbage; drop the connection.
+        """
+        message = session.stream.receive(frame)
+        if message is not None:
+            self._on_message(session, message)
+        if session.stream.ack_due:
+            self._transmit(session, session.stream.acknowledge())
+        elif session.stream.ack_owed:
+            self._loop.call_later(ACK_S, self._acknowledge, session)
+        if session.paused and session.stream.unacked_bytes < PAUSE_BYTES // 2:
+            session.paused = False
+            self._do(self._broker.pause(session.id, False))
+
+    def _acknowledge(self, session: Session) -> None:
+        if session.stream.ack_owed and session.send is not None:
+            self._transmit(session, session.stream.acknowledge())
+
+    def _on_message(self, session: Session, message: Message) -> None:
+        kind, body = message
+        if kind is Kind.CONTROL:
+            for record in decode(body):
+                self._on_control(session, json.loads(record.payload))
+        elif kind is Kind.SETUP and not session.opened:
+            if len(list(decode(body))) != 2:
+                raise MalformedBatch("a setup has two records")
+            session.opened = True
+            self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
+        elif not session.opened:
+            raise MalformedBatch(f"{kind.name} before the setup")
+        elif kind is Kind.TASKS:
+            self._on_tasks(session, body)
+        elif kind is Kind.DEFINE:
+            for record in decode(body):
+                self._broker.define(session.id, record.id, record.payload)
+        elif kind is Kind.OPTIONS:
+            for record in decode(body):
+                options = Options.from_fields(json.loads(record.payload))
+                session.options[record.id] = options
+                self._broker.set_options(session.id, record.id, options)
+        elif kind is Kind.KILL:
+            for record in decode(body):
+                self._kill(session, record.id)
+        else:
+            raise MalformedBatch(f"{kind.name} does not go to a gateway")
+
+    def _on_control(self, session: Session, fields: dict[str, Any]) -> None:
+        if fields.get("type") == "bye":
+            self.end(session)
+        elif fields.get("type") == "app" and self._trusting:
+            try:
+                self._containers.add(str(fields["ref"]), str(fields["folder"]))
+            except UsageError as error:
+                self._refused_apps[str(fields["ref"])] = str(error)
+
+    def _on_tasks(self, session: Session, body: bytes) -> None:
+        calls: list[Record] = []
+        for record in decode(body):
+            options = session.options.get(record.tag)
+            if options is not None and options.container_ref is not None:
+                call = self._loop.create_task(self._call(session, record, options))
+                session.calls[record.id] = call
+            else:
+                calls.append(record)
+        if calls:
+            self._do(self._broker.submit(session.id, calls, time.monotonic()))
+
+    def _kill(self, session: Session, task_id: int) -> None:
+        if (call := session.calls.get(task_id)) is not None:
+            call.cancel()
+        else:
+            self._do(self._broker.kill(session.id, task_id))
+
+    # -- containers -------------------------------------------------------------------------------
+
+    async def _call(self, session: Session, record: Record, options: Options) -> None:
+        started = time.monotonic()
+        try:
+            async with session.gate:
+                started = time.monotonic()
+                status, payload = await self._ask(record, options)
+        except asyncio.CancelledError:
+            status, payload = Status.KILLED, b"ended by kill()"
+        finally:
+            session.calls.pop(record.id, None)
+        micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
+        self._report(session.id, [(record.id, status, micros, payload)])
+
+    async def _ask(self, record: Record, options: Options) -> tuple[Status, bytes]:
+        assert options.container_ref is not None
+        if (refusal := self._refused_apps.get(options.container_ref)) is not None:
+            return Status.NO_HOST, refusal.encode()
+        try:
+            reply = await self._containers.call(options.container_ref, record.payload, timeout=options.timeout)
+            return Status.REPLY, reply
+        except ContainerFailed as error:
+            status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED
+            return status, str(error).encode()
+        except TaskTimeout as error:
+            return Status.TIMEOUT, str(error).encode()
+        except (NoHostFits, UsageError) as error:
+            return Status.NO_HOST, str(error).encode()
+        except MecaError as error:
+            return Status.FAILED, str(error).encode()
+        except Exception as error:  # a defect of ours must reach the future, not only a log
+            log.exception("container call failed")
+            return Status.FAILED, f"the gateway failed: {type(error).__name__}: {error}".encode()
+
+    # -- from the workers (WorkerEvents) ----------------------------------------------------------
+
+    def on_batch(self, worker: int, batch: bytes) -> None:
+        """Results and printed lines came."""
+        self._do(self._broker.results(worker, decode(batch), time.monotonic()))
+
+    def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
+        """A worker's process wrote to its own stdout or stderr."""
+        self._do(self._broker.printed(worker, stream, text))
+
+    def on_look(self, worker: int, started: int, since: float) -> None:
+        """What a worker is running."""
+        self._do(self._broker.looked(worker, started, since, time.monotonic()))
+
+    def on_end(self, worker: int, started: int, how: str) -> None:
+        """A worker is gone."""
+        log.info("%s", how)
+        self._do(self._broker.ended(worker, started, how))
+
+    # -- doing ------------------------------------------------------------------------------------
+
+    def _do(self, instructions: list[Instruction]) -> None:
+        workers = self._workers
+        for todo in instructions:
+            if isinstance(todo, Report):
+                self._report(*todo)
+            elif isinstance(todo, Run):
+                if todo.definitions:
+                    workers.send(todo.worker, Kind.DEFINE, encode(todo.definitions))
+                workers.send(todo.worker, Kind.TASKS, encode(todo.calls))
+            elif isinstance(todo, Spawn):
+                workers.spawn(todo.worker)
+            elif isinstance(todo, Setup):
+                workers.send(todo.worker, Kind.SETUP, todo.batch)
+            elif isinstance(todo, Revoke):
+                workers.revoke(*todo)
+            elif isinstance(todo, Stop):
+                workers.stop(todo.worker)
+            elif isinstance(todo, Kill):
+                workers.kill(todo.worker)
+        if not self._looking and self._broker.busy:
+            self._looking = True
+            self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        self._workers.look()
+        self._do([])
+
+    def _report(self, session_id: str, records: list[tuple[int, int, int, bytes]]) -> None:
+        """Collect records for a session; those of one turn of the loop travel in one message."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.setdefault(session_id, []).extend(records)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, {}
+        for session_id, records in outbox.items():
+            session = self.sessions.get(session_id)
+            if session is not None:
+                self.tell(session, Kind.RESULTS, encode(records))
+                if not session.paused and session.stream.unacked_bytes > PAUSE_BYTES and session.opened:
+                    session.paused = True
+                    self._broker.pause(session_id, True)
+        self._check_idle()
+
+    def tell(self, session: Session, kind: Kind, body: bytes) -> None:
+        """Send a message to a session, now or after its reconnect."""
+        for frame in session.stream.send(kind, body):
+            self._transmit(session, frame)
+
+    def _transmit(self, session: Session, frame: bytes) -> None:
+        if session.send is not None:
+            session.send(frame)
+
+    # -- end --------------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        if not self._broker.busy and not any(session.calls for session in self.sessions.values()):
+            self._idle.set()
+
+    async def drain(self, grace: float) -> bool:
+        """Wait until nothing runs and every result was fetched, at most `grace` seconds; whether that came."""
+        deadline = self._loop.time() + grace
+        while self._loop.time() < deadline:
+            running = self._broker.busy or any(session.calls for session in self.sessions.values())
+            unfetched = any(s.stream.unacked_bytes for s in self.sessions.values() if s.send is not None)
+            if not running and not unfetched:
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
+
+    async def close(self) -> None:
+        """End all sessions, workers and containers, and wait until they are gone."""
+        for session in list(self.sessions.values()):
+            self.end(session)
+        await asyncio.gather(self._workers.close(), self._containers.close())
+
+
+def limits() -> dict[str, Any]:
+    """Return what a client may send and have out."""
+    return {"message": MAX_MESSAGE, "window": 16_384, "window_bytes": 256 << 20}

@@ -1,0 +1,72 @@
+"""What the gateway needs of a runtime; `runtimes/` fits these shapes without importing them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..wire.records import Kind, Status
+
+
+class WorkerEvents(Protocol):
+    """Whom a worker runtime tells what happens."""
+
+    def on_batch(self, worker: int, batch: bytes) -> None:
+        """Results and printed lines came, each exactly once."""
+
+    def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
+        """A worker's process wrote to its own stdout or stderr."""
+
+    def on_look(self, worker: int, started: int, since: float) -> None:
+        """What a worker is running: the ordinal `started - 1`, since then (monotonic seconds)."""
+
+    def on_end(self, worker: int, started: int, how: str) -> None:
+        """A worker is gone, and its children with it; everything it had sent was reported before."""
+
+
+class WorkerRuntime(Protocol):
+    """Processes that run calls."""
+
+    def spawn(self, worker: int) -> None:
+        """Start a worker under this number; a failure to start is its end."""
+
+    def send(self, worker: int, kind: Kind, batch: bytes) -> None:
+        """Write a message to it; a worker that is gone is ignored."""
+
+    def revoke(self, worker: int, start: int, stop: int) -> None:
+        """Tell it to leave ordinals start .. stop - 1 alone."""
+
+    def stop(self, worker: int) -> None:
+        """Let it end after what it has been sent; it is killed if it takes long."""
+
+    def kill(self, worker: int) -> None:
+        """End it and its children now."""
+
+    def look(self) -> None:
+        """Report of every worker what it is running (`on_look`) and results it holds back."""
+
+    async def close(self) -> None:
+        """End all workers and wait until they are gone."""
+
+
+class ContainerRuntime(Protocol):
+    """Containers that answer requests."""
+
+    async def call(self, ref: str, content: bytes, *, timeout: float | None = None) -> bytes:
+        """Return a container's reply.
+
+        Raises:
+            NoHostFits: No such container here.
+            ContainerFailed: It did not become ready, or ended.
+            TaskFailed: It refused the request.
+            TaskTimeout: The request took longer than `timeout` seconds.
+        """
+
+    def add(self, ref: str, folder: str) -> None:
+        """Learn where a container's folder is.
+
+        Raises:
+            UsageError: It is no such folder.
+        """
+
+    async def close(self) -> None:
+        """End all containers and wait until they are gone."""

@@ -1,0 +1,233 @@
+"""The gateway's front: Socket.IO on aiohttp, and the proof before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import socketio
+from aiohttp import web
+
+from ..wire import proof
+from ..wire.stream import FRAME_LIMIT, StreamBroken
+from .hub import Hub, Session, SessionRefused, limits
+
+PROOF_S = 10.0  #: who has not proved itself by then is disconnected
+PING_S = 10.0
+PONG_S = 20.0
+NAME_LIMIT = 128  #: characters of a session's name
+UNPROVED_BYTES = 64 << 10  #: a hello is not larger than that
+
+log = logging.getLogger("meca.gateway")
+
+
+@dataclass(eq=False)
+class Connection:
+    """One Socket.IO connection: unproved at first, then a session's."""
+
+    sid: str
+    nonce: str
+    deadline: asyncio.TimerHandle | None = None
+    session: Session | None = None
+    outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
+    sender: asyncio.Task[None] | None = None
+    closing: bool = False
+    received: int = 0  #: the client's last frame number
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame; set by the server."""
+        raise NotImplementedError
+
+
+class Server:
+    """Serves the namespace `/meca` of one hub.
+
+    Args:
+        hub: Where frames go.
+        secrets: Access key -> secret of those who may connect.
+        slots: Tasks that run at once.
+    """
+
+    def __init__(self, hub: Hub, secrets: Mapping[str, str], slots: int) -> None:
+        self._hub = hub
+        self._secrets = secrets
+        self._slots = slots
+        self._connections: dict[str, Connection] = {}
+        self._sio = socketio.AsyncServer(
+            async_mode="aiohttp",
+            async_handlers=False,  # in order, one after the other
+            always_connect=True,  # the challenge follows the connect packet
+            namespaces=[proof.NAMESPACE],
+            transports=["websocket"],
+            ping_interval=PING_S,
+            ping_timeout=PONG_S,
+            max_http_buffer_size=FRAME_LIMIT,
+            http_compression=False,
+            monitor_clients=True,
+        )
+        self._sio.on("connect", self._on_connect, namespace=proof.NAMESPACE)
+        self._sio.on("disconnect", self._on_disconnect, namespace=proof.NAMESPACE)
+        self._sio.on(proof.HELLO, self._on_hello, namespace=proof.NAMESPACE)
+        self._sio.on(proof.FRAME_EVENT, self._on_frame, namespace=proof.NAMESPACE)
+        self._runner: web.AppRunner | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Start to serve; returns the port, which is a free one for 0.
+
+        Raises:
+            OSError: The address cannot be had.
+        """
+        app = web.Application()
+        self._sio.attach(app)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        assert site._server is not None
+        bound: int = site._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop serving and drop every connection."""
+        for connection in list(self._connections.values()):
+            self._forget(connection)
+        await self._sio.shutdown()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- Socket.IO events -------------------------------------------------------------------------
+
+    async def _on_connect(self, sid: str, environ: object, auth: object = None) -> None:
+        connection = self._connections[sid] = Connection(sid, proof.make_nonce())
+        connection.send = lambda frame: self._send(connection, proof.FRAME_EVENT, frame)  # type: ignore[method-assign]
+        connection.deadline = asyncio.get_running_loop().call_later(PROOF_S, self._drop, connection)
+        self._send(connection, proof.CHALLENGE, {"nonce": connection.nonce, "protocol": proof.PROTOCOL})
+
+    async def _on_disconnect(self, sid: str, reason: object = None) -> None:
+        if (connection := self._connections.get(sid)) is not None:
+            self._forget(connection)
+
+    async def _on_hello(self, sid: str, answer: object = None) -> None:
+        connection = self._connections.get(sid)
+        if connection is None or connection.session is not None or connection.closing:
+            return
+        try:
+            self._admit(connection, answer)
+        except Refusal as refusal:
+            log.warning("refused a client: %s", refusal.text)
+            self._refuse(connection, refusal)
+
+    async def _on_frame(self, sid: str, frame: object = None) -> None:
+        connection = self._connections.get(sid)
+        if connection is None or connection.closing:
+            return
+        if connection.session is None or not isinstance(frame, bytes):
+            self._drop(connection)
+            return
+        try:
+            self._hub.on_frame(connection.session, frame)
+        except (StreamBroken, ValueError, KeyError) as error:
+            log.warning("a client sent what cannot be read: %s", error)
+            session = connection.session
+            self._refuse(connection, Refusal("protocol", f"the gateway could not read a frame: {error}"))
+            self._hub.end(session)
+
+    # -- proof ------------------------------------------------------------------------------------
+
+    def _admit(self, connection: Connection, answer: object) -> None:
+        if not isinstance(answer, dict):
+            raise Refusal("protocol", "the hello is not an object")
+        text, nonce, key = answer.get("hello"), answer.get("nonce"), answer.get("key")
+        if not isinstance(text, str) or not isinstance(nonce, str) or len(text) > UNPROVED_BYTES:
+            raise Refusal("protocol", "the hello has no text or no nonce")
+        secret = self._secrets.get(key) if isinstance(key, str) else None
+        expected = proof.client_proof(secret or "", connection.nonce, nonce, text)
+        if not proof.same(answer.get("proof"), expected) or secret is None:
+            raise Refusal("key", f"access key {str(key)[:32]!r} is unknown here, or its secret is another one")
+        welcome = self._welcome(connection, str(key), proof.from_text(text))
+        signature = proof.gateway_proof(secret, connection.nonce, nonce, welcome)
+        self._send(connection, proof.WELCOME, {"welcome": welcome, "proof": signature})
+        assert connection.session is not None
+        self._hub.replay(connection.session, connection.received)
+
+    def _welcome(self, connection: Connection, key: str, hello: dict[str, Any]) -> str:
+        if hello.get("protocol") != proof.PROTOCOL:
+            raise Refusal(
+                "protocol",
+                f"this gateway speaks protocol {proof.PROTOCOL} and the client {hello.get('protocol')}; "
+                "install the same version of meca-executor on both sides",
+            )
+        name, wanted, per_worker = hello.get("session"), hello.get("max_workers"), hello.get("max_tasks_per_child")
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
+            raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
+        received = hello.get("received", 0)
+        connection.received = received if isinstance(received, int) and received >= 0 else 0
+        slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
+        per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
+        try:
+            session, resumed = self._hub.attach(name, key, slots, per_worker, connection.send)
+        except SessionRefused as error:
+            raise Refusal("session", str(error)) from None
+        connection.session = session
+        if connection.deadline is not None:
+            connection.deadline.cancel()
+        fields = {
+            "protocol": proof.PROTOCOL,
+            "resumed": resumed,
+            "received": session.stream.received,
+            "slots": slots,
+            "python": platform.python_version(),
+            **limits(),
+        }
+        return proof.to_text(fields)
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def _send(self, connection: Connection, event: str, data: Any) -> None:
+        connection.outgoing.append((event, data))
+        if connection.sender is None:
+            connection.sender = asyncio.get_running_loop().create_task(self._sending(connection))
+
+    async def _sending(self, connection: Connection) -> None:
+        # One sender a connection: a binary event is two packets, and others must not come in between.
+        try:
+            while connection.outgoing:
+                event, data = connection.outgoing.popleft()
+                await self._sio.emit(event, data, to=connection.sid, namespace=proof.NAMESPACE)
+            if connection.closing:
+                await self._sio.disconnect(connection.sid, namespace=proof.NAMESPACE)
+        except Exception:  # the connection is gone, or will be; what it did not get waits in its session
+            log.exception("cannot send to a client")
+            self._forget(connection)
+        finally:
+            connection.sender = None
+
+    def _refuse(self, connection: Connection, refusal: Refusal) -> None:
+        connection.closing = True
+        self._send(connection, proof.REFUSED, {"code": refusal.code, "text": refusal.text})
+
+    def _drop(self, connection: Connection) -> None:
+        connection.closing = True
+        if connection.sender is None:
+            connection.sender = asyncio.get_running_loop().create_task(self._sending(connection))
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection.sid, None)
+        if connection.deadline is not None:
+            connection.deadline.cancel()
+        if connection.session is not None:
+            self._hub.detach(connection.session, connection.send)
+
+
+class Refusal(Exception):
+    """Why a client is not served: a code for its program, a text for its user."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text

@@ -1,0 +1,144 @@
+"""What the broker keeps of tasks, sessions and workers, and what it tells others to do."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..wire.records import Status
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tasks with one options id run; sent once by the client."""
+
+    timeout: float | None = None  #: seconds that an attempt may run
+    container_ref: str | None = None  #: the payload is a container's input, not a call
+    runtime: str | None = None
+    resource: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Options:
+        """Read what a client sent.
+
+        Raises:
+            ValueError: A value has the wrong type.
+        """
+        timeout, resource = fields.get("timeout"), fields.get("resource") or {}
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise ValueError(f"timeout {timeout!r} is not a positive number of seconds")
+        if not isinstance(resource, dict) or not all(isinstance(value, (int, float)) for value in resource.values()):
+            raise ValueError(f"resource {resource!r} is not an object of numbers")
+        return cls(timeout, fields.get("container_ref"), fields.get("runtime"), resource)
+
+
+class Task:
+    """One attempt of one task, as long as the gateway has it."""
+
+    __slots__ = ("charge", "id", "options", "payload", "ref", "session", "tag")
+
+    def __init__(self, session: BrokerSession, id_: int, tag: int, ref: int, payload: bytes, options: Options) -> None:
+        self.session: BrokerSession | None = session  #: None once its outcome is settled
+        self.id = id_
+        self.tag = tag
+        self.ref = ref
+        self.payload = payload
+        self.options = options
+        self.charge = 0.0  #: microseconds that it adds to its worker's load
+
+
+@dataclass(eq=False)
+class Pool:
+    """The workers of one kind: same owner, same initializer, same environment."""
+
+    key: str
+    setup: bytes  #: the batch for `Kind.SETUP`
+    tasks_per_worker: int | None = None
+    sessions: int = 0
+    failures: int = 0  #: workers in a row that ended before they had run anything
+    broken: str | None = None  #: why no task can run
+
+
+@dataclass(eq=False)
+class BrokerSession:
+    """A client's queue and what its numbers mean."""
+
+    id: str
+    pool: Pool
+    cap: int  #: workers that may run this session's tasks at once
+    queue: deque[Task] = field(default_factory=deque)
+    options: dict[int, Options] = field(default_factory=dict)
+    definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
+    estimates: dict[tuple[int, int], float] = field(default_factory=dict)
+    workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
+    paused: bool = False  #: its results are not being fetched
+
+
+@dataclass(eq=False)
+class BrokerWorker:
+    """A worker and what it has been given."""
+
+    id: int
+    pool: Pool | None = None  #: None: started, and not yet told what for
+    in_flight: dict[int, Task] = field(default_factory=dict)  #: ordinal -> task, in order
+    next_ordinal: int = 1
+    load: float = 0.0  #: microseconds of estimated work in flight
+    started: int = 0
+    idle_since: float = 0.0
+    known: set[int] = field(default_factory=set)  #: definitions that it has
+    revoked: tuple[int, int] = (0, 0)
+    reclaiming: bool = False  #: a revocation was told and is not yet counted
+    ending: tuple[Status, str] | None = None  #: it is being killed, and why its current task ends
+    retired: bool = False  #: gets no more tasks
+
+
+class Spawn(NamedTuple):
+    """Start a worker process under this number."""
+
+    worker: int
+
+
+class Setup(NamedTuple):
+    """Tell a worker what it is for."""
+
+    worker: int
+    batch: bytes
+
+
+class Run(NamedTuple):
+    """Give a worker tasks; definitions that it lacks go first."""
+
+    worker: int
+    definitions: list[tuple[int, int, int, bytes]]
+    calls: list[tuple[int, int, int, bytes]]
+
+
+class Revoke(NamedTuple):
+    """Tell a worker to leave ordinals start .. stop - 1 alone."""
+
+    worker: int
+    start: int
+    stop: int
+
+
+class Stop(NamedTuple):
+    """Let an idle worker end by itself."""
+
+    worker: int
+
+
+class Kill(NamedTuple):
+    """End a worker and its children now; its exit is reported like any other."""
+
+    worker: int
+
+
+class Report(NamedTuple):
+    """Send records to a session."""
+
+    session: str
+    records: list[tuple[int, int, int, bytes]]
+
+
+Instruction = Spawn | Setup | Run | Revoke | Stop | Kill | Report

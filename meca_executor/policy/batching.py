@@ -1,0 +1,36 @@
+"""How many tasks a worker gets at once, from how long tasks of that kind have been taking.
+
+Short tasks travel in batches, so that a hand-over costs little for each; a long task travels alone, so
+that it does not stand behind another one while a worker is idle.
+"""
+
+from __future__ import annotations
+
+TARGET_US = 10_000  #: work that a worker should have before it
+OVERHEAD_US = 8  #: what a task costs besides its own run time; keeps a no-op's estimate above zero
+MOST = 1_000  #: tasks in a batch, whatever the estimate says
+STUCK_S = 0.02  #: a batch whose current task runs longer than this gives its other tasks back
+WEIGHT = 0.25  #: of the newest run time in the estimate
+
+
+def updated(estimate: float | None, micros: int) -> float:
+    """Return the new estimate of a kind of task after one took `micros`."""
+    cost = micros + OVERHEAD_US
+    return cost if estimate is None else estimate + WEIGHT * (cost - estimate)
+
+
+def batch_size(estimate: float | None, load: float, queued: int, slots: int) -> int:
+    """Return how many of `queued` tasks to give to a worker now; 0 is none.
+
+    Args:
+        estimate: Microseconds a task of this kind takes; None when none has been measured.
+        load: Microseconds of estimated work that the worker has.
+        queued: Tasks waiting.
+        slots: Workers that share the queue. Each gets a fraction of it, so that they end together.
+    """
+    if load and (estimate is None or load + estimate > TARGET_US):
+        return 0
+    if estimate is None:
+        return 1
+    share = -(-queued // (2 * slots))
+    return max(1, min(int((TARGET_US - load) / estimate), share, MOST))

@@ -1,0 +1,1 @@
+"""Where tasks run: worker processes, and containers as local apps."""

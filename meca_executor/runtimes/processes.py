@@ -1,0 +1,313 @@
+"""Worker processes on this machine: started fresh, killable one by one, with their children.
+
+Each has a socket for messages, a board (see `board.py`), and pipes for what it writes past Python's
+streams. All of it is watched from one asyncio loop; no thread. What is decided, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..wire.records import Kind, Status
+from . import board as page
+from .pipe import Reader, framed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
+READ_BYTES = 1 << 20
+ROOT = str(Path(__file__).resolve().parents[2])
+CODE = (
+    "import sys; sys.path.pop(0); {root!r} in sys.path or sys.path.append({root!r}); "
+    "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner})"
+)
+
+
+class Events(Protocol):
+    """Whom this runtime tells what happens."""
+
+    def on_batch(self, worker: int, batch: bytes) -> None: ...
+    def on_printed(self, worker: int, stream: Status, text: bytes) -> None: ...
+    def on_look(self, worker: int, started: int, since: float) -> None: ...
+    def on_end(self, worker: int, started: int, how: str) -> None: ...
+
+
+class Processes:
+    """The worker processes of one gateway. Make and use it in the main thread's loop (it needs SIGCHLD)."""
+
+    def __init__(self, events: Events, environ: Mapping[str, str]) -> None:
+        self._events = events
+        self._environ = dict(environ)
+        self._workers: dict[int, Process] = {}
+        self._gone = asyncio.Event()
+        self._gone.set()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def spawn(self, worker: int) -> None:
+        """Start a worker under this number; a failure to start is its end."""
+        self._gone.clear()
+        try:
+            self._workers[worker] = Process(worker, self._events, self._environ, self._loop)
+        except OSError as error:
+            self._loop.call_soon(self._events.on_end, worker, 0, f"a worker process cannot be started: {error}")
+
+    def send(self, worker: int, kind: Kind, batch: bytes) -> None:
+        """Write a message to it; a worker that is gone is ignored."""
+        if process := self._workers.get(worker):
+            process.write(framed(kind, batch))
+
+    def revoke(self, worker: int, start: int, stop: int) -> None:
+        """Tell it to leave ordinals start .. stop - 1 alone."""
+        if process := self._workers.get(worker):
+            page.revoke(process.board, start, stop)
+
+    def stop(self, worker: int) -> None:
+        """Let it end after what it has been sent; it is killed if it takes long."""
+        if process := self._workers.get(worker):
+            process.stop()
+
+    def kill(self, worker: int) -> None:
+        """End it and its children now."""
+        if process := self._workers.get(worker):
+            process.kill()
+
+    def look(self) -> None:
+        """Report of every worker what it is running, and results it holds back."""
+        for process in list(self._workers.values()):
+            process.look()
+
+    async def close(self) -> None:
+        """End all workers and wait until they are gone."""
+        for process in list(self._workers.values()):
+            process.stop()
+        if self._workers:
+            await self._gone.wait()
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+
+    def _reap(self) -> None:
+        for process in list(self._workers.values()):
+            if (how := process.exited()) is not None:
+                del self._workers[process.number]
+                process.finish(how)
+        if not self._workers:
+            self._gone.set()
+
+
+class Process:
+    """One worker process, seen from its owner."""
+
+    def __init__(self, number: int, events: Events, environ: dict[str, str], loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        self._events = events
+        self._loop = loop
+        self._unsent: deque[memoryview] = deque()
+        self._stopping: asyncio.TimerHandle | None = None
+        self._ending = False
+        self._flushes = 0  # outboxes received
+        self._taken = 0  # bytes of the present outbox that a look took
+        self._last_look = page.Look(0, 0.0, 0, 0)
+        self._reader = Reader(self._on_message)
+        handle = page.make_file()
+        try:
+            self.board = page.map_board(handle)
+            self._sock, theirs = socket.socketpair()
+            with theirs:
+                self._popen = start_interpreter(theirs.fileno(), handle, environ)
+        finally:
+            os.close(handle)
+        self._sock.setblocking(False)
+        loop.add_reader(self._sock, self._readable)
+        self._streams = {Status.STDOUT: self._popen.stdout, Status.STDERR: self._popen.stderr}
+        self._raw = {Status.STDOUT: b"", Status.STDERR: b""}
+        for stream, pipe in self._streams.items():
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            loop.add_reader(pipe, self._drain, stream)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.number} pid {self._popen.pid}>"
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send; what the socket does not take now goes out when it can."""
+        if self._ending:
+            return
+        view = memoryview(data)
+        if not self._unsent:
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # it is ending; its exit tells
+        if view:
+            if not self._unsent:
+                self._loop.add_writer(self._sock, self._writable)
+            self._unsent.append(view)
+
+    def _writable(self) -> None:
+        try:
+            while self._unsent:
+                sent = self._sock.send(self._unsent[0])
+                if sent < len(self._unsent[0]):
+                    self._unsent[0] = self._unsent[0][sent:]
+                    return
+                self._unsent.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        self._loop.remove_writer(self._sock)
+        if self._ending:
+            self._shut()
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._reader.feed(data)
+        else:
+            self._loop.remove_reader(self._sock)
+
+    def _on_message(self, kind: Kind, batch: bytes) -> None:
+        self._drain(Status.STDOUT, to_end=True)
+        self._drain(Status.STDERR, to_end=True)
+        if kind is Kind.RESULTS:
+            self._flushes += 1
+            taken, self._taken = self._taken, 0
+            batch = batch[taken:]
+        if batch:
+            self._events.on_batch(self.number, batch)
+
+    def _drain(self, stream: Status, to_end: bool = False) -> None:
+        """Take what the process wrote to its own stdout or stderr; whole lines unless `to_end`."""
+        pipe = self._streams[stream]
+        if pipe is None:
+            return
+        data = self._raw[stream]
+        try:
+            while chunk := os.read(pipe.fileno(), READ_BYTES):
+                data += chunk
+                if len(chunk) < READ_BYTES:
+                    break
+            else:
+                self._close_stream(stream)
+                to_end = True
+        except BlockingIOError:
+            pass
+        cut = len(data) if to_end else data.rfind(b"\n") + 1
+        self._raw[stream] = data[cut:]
+        if cut:
+            self._events.on_printed(self.number, stream, data[:cut])
+
+    def _close_stream(self, stream: Status) -> None:
+        if (pipe := self._streams[stream]) is not None:
+            self._loop.remove_reader(pipe)
+            pipe.close()
+            self._streams[stream] = None
+
+    def look(self) -> None:
+        """Report what runs; take results that have stood in the outbox since the last look."""
+        seen, last = page.look(self.board), self._last_look
+        self._last_look = seen
+        if seen.filled and (seen.generation, seen.filled) == (last.generation, last.filled):
+            self._take(seen)
+        self._events.on_look(self.number, seen.started, seen.since)
+
+    def _take(self, seen: page.Look) -> None:
+        # A flush that is on its way brings this outbox anyway; then nothing is taken here.
+        if seen.generation == self._flushes and seen.filled > self._taken:
+            batch = page.outbox(self.board, seen)[self._taken :]
+            self._taken = seen.filled
+            self._events.on_batch(self.number, batch)
+
+    # -- end --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let it end after what it has been sent; kill it after a grace time."""
+        if not self._ending:
+            self._ending = True
+            self._stopping = self._loop.call_later(STOP_GRACE_S, self.kill)
+            if not self._unsent:
+                self._shut()
+
+    def _shut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End it and its children now."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def exited(self) -> str | None:
+        """How the process ended, its group killed; None while it runs."""
+        if hasattr(os, "waitid"):
+            # Look without reaping: until then nobody else can get the number of its group.
+            if os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.kill()
+        code = self._popen.poll()
+        return None if code is None else describe_exit(self._popen.pid, code)
+
+    def finish(self, how: str) -> None:
+        """Report what was still on its way, then the end; release everything."""
+        if self._stopping is not None:
+            self._stopping.cancel()
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(READ_BYTES):
+                self._reader.feed(data)
+        seen = page.look(self.board)
+        self._take(seen)
+        for stream in self._streams:
+            self._drain(stream, to_end=True)
+            self._close_stream(stream)
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self.board.close()
+        self._events.on_end(self.number, seen.started, how)
+
+
+def start_interpreter(sock: int, board: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a fresh interpreter that runs `worker.main`, in a process group of its own."""
+    code = CODE.format(root=ROOT, sock=sock, board=board, owner=os.getpid())
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
+    kwargs: dict[str, Any] = {"start_new_session": True, "pass_fds": (sock, board), "env": environ, "bufsize": 0}
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+def describe_exit(pid: int, code: int) -> str:
+    """Return in words how a worker process ended."""
+    if code >= 0:
+        return f"worker process {pid} exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (if nobody sent it: the system was probably out of memory)" if name == "SIGKILL" else ""
+    return f"worker process {pid} was killed by {name}{hint}"

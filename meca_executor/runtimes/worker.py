@@ -1,0 +1,249 @@
+"""A worker process: runs calls one after the other and sends what came of them.
+
+Started as a fresh interpreter, never as a fork: it does not run the user's main file and has none of
+the parent's threads or locks. It imports little, has no thread of its own, and ends when its owner does.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+import sys
+import time
+import traceback
+from typing import IO, TYPE_CHECKING, Any
+
+from ..wire.calls import NO_DEFINITION, dump_exception, dumps, loads
+from ..wire.records import HEADER_BYTES, MICROS_MAX, Kind, Record, Status, decode, pack_header
+from . import board as page
+from .lifeline import die_with_parent
+from .pipe import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
+
+Outcome = tuple[Status, bytes]
+
+
+class Outbox:
+    """Results and printed lines on their way out; what is not sent yet stands on the board."""
+
+    def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
+        self._sock = sock
+        self._board = board
+        self._filled = 0
+        self._generation = 0
+        self.flushed_at = time.monotonic()
+
+    def put(self, ordinal: int, status: Status, micros: int, payload: bytes) -> None:
+        """Add a record; one that is larger than the outbox goes out at once, behind what is there."""
+        size = HEADER_BYTES + len(payload)
+        if self._filled + size > page.OUTBOX_BYTES:
+            self.flush()
+        header = pack_header(ordinal, status, micros, len(payload))
+        if size > page.OUTBOX_BYTES:
+            self._sock.sendall(PREFIX.pack(size, Kind.LARGE) + header)
+            self._sock.sendall(payload)
+            return
+        at = page.OUTBOX_AT + self._filled
+        self._board[at : at + size] = header + payload
+        self._filled += size
+        page.pack_u64(self._board, 40, self._filled)
+
+    def flush(self) -> None:
+        """Send what is there."""
+        self.flushed_at = time.monotonic()
+        if self._filled:
+            batch = self._board[page.OUTBOX_AT : page.OUTBOX_AT + self._filled]
+            self._sock.sendall(PREFIX.pack(len(batch), Kind.RESULTS) + batch)
+            self._filled = 0
+            self._generation += 1
+            # Emptied first: a look in between sees an empty outbox, never an old one as new.
+            page.pack_u64(self._board, 40, 0)
+            page.pack_u64(self._board, 32, self._generation)
+
+
+class Printed:
+    """A text stream in place of stdout or stderr: whole lines go out as records of the running task."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    newlines = None
+    closed = False
+    line_buffering = True
+
+    def __init__(self, worker: Worker, status: Status, beneath: IO[str]) -> None:
+        self._worker = worker
+        self._status = status
+        self._beneath = beneath
+        self._line = ""
+        self.name = f"<{'stdout' if status is Status.STDOUT else 'stderr'}>"
+        self.mode = "w"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._beneath, name)  # fileno, buffer, isatty, reconfigure, ...
+
+    def write(self, text: str) -> int:
+        """Take text; lines that it completes go out."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        whole, newline, rest = text.rpartition("\n")
+        if newline:
+            self._send(self._line + whole + newline)
+            self._line = rest
+        else:
+            self._line += rest
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write each of `lines`."""
+        for line in lines:
+            self.write(line)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def flush(self) -> None:
+        """Send what bypassed this object; an unfinished line waits for its end or the task's."""
+        self._beneath.flush()
+
+    def finish(self) -> None:
+        """Send the unfinished line, and what bypassed this object: the task has ended."""
+        if self._line:
+            self._send(self._line)
+            self._line = ""
+        self._beneath.flush()
+
+    def _send(self, text: str) -> None:
+        outbox = self._worker.outbox
+        outbox.put(self._worker.ordinal, self._status, 0, text.encode("utf-8", "backslashreplace"))
+        if time.monotonic() - outbox.flushed_at > FLUSH_S:
+            outbox.flush()
+
+
+class Worker:
+    """The loop and what it needs."""
+
+    def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
+        self._pipe = sock.makefile("rb", buffering=1 << 18)
+        self._board = board
+        self._definitions: dict[int, Callable[..., Any]] = {}
+        self._references: dict[int, bytes] = {}
+        self._pid = os.getpid()
+        self._printed: list[Printed] = []
+        self.outbox = Outbox(sock, board)
+        self.ordinal = 0  #: of the task that runs
+
+    def run(self) -> None:
+        """Serve until the owner closes the pipe."""
+        while (message := self._read()) is not None:
+            kind, batch = message
+            if kind is Kind.TASKS:
+                self._run_batch(batch)
+            elif kind is Kind.DEFINE:
+                self._references.update((record.id, record.payload) for record in decode(batch))
+            elif kind is Kind.SETUP and not self._set_up(batch):
+                return
+
+    def _read(self) -> tuple[Kind, bytes] | None:
+        prefix = self._pipe.read(PREFIX.size)
+        if len(prefix) < PREFIX.size:
+            return None
+        length, kind = PREFIX.unpack(prefix)
+        batch = self._pipe.read(length)
+        return (Kind(kind), batch) if len(batch) == length else None
+
+    def _set_up(self, batch: bytes) -> bool:
+        environment, initializer = (record.payload for record in decode(batch))
+        apply_environment(json.loads(environment))
+        self._printed = [Printed(self, Status.STDOUT, sys.stdout), Printed(self, Status.STDERR, sys.stderr)]
+        sys.stdout, sys.stderr = self._printed  # type: ignore[assignment]
+        if initializer:
+            try:
+                fn, args = loads(initializer)
+                fn(*args)
+            except BaseException as error:
+                text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+                self.outbox.put(self.ordinal, Status.BROKEN, 0, text.encode("utf-8", "backslashreplace"))
+                self.outbox.flush()
+                return False
+        return True
+
+    def _run_batch(self, batch: bytes) -> None:
+        outbox, board = self.outbox, self._board
+        for record in decode(batch):
+            now = time.monotonic()
+            if now - outbox.flushed_at > FLUSH_S:
+                outbox.flush()
+            revoked_from, revoked_to = page.unpack_pair(board, 16)
+            ordinal = self.ordinal = record.id
+            if revoked_from <= ordinal < revoked_to:
+                outbox.put(ordinal, Status.SKIPPED, 0, b"")
+                continue
+            page.pack_start(board, 0, ordinal + 1, now)
+            status, payload = self._run(record)
+            if os.getpid() != self._pid:
+                os._exit(0)  # the call forked, and this is the child: it has no results to send
+            for stream in self._printed:
+                stream.finish()
+            micros = min(int((time.monotonic() - now) * 1e6), MICROS_MAX)
+            outbox.put(ordinal, status, micros, payload)
+        outbox.flush()
+
+    def _run(self, record: Record) -> Outcome:
+        try:
+            if record.ref == NO_DEFINITION:
+                fn, args, kwargs = loads(record.payload)
+            else:
+                fn = self._definition(record.ref)
+                args, kwargs = loads(record.payload)
+            value = fn(*args, **kwargs)
+        except BaseException as error:
+            return raised(error)
+        try:
+            return Status.OK, dumps(value)
+        except BaseException as error:
+            return raised(error)
+
+    def _definition(self, number: int) -> Callable[..., Any]:
+        fn = self._definitions.get(number)
+        if fn is None:
+            # Loaded at first use: a module that cannot be imported is then the task's error.
+            fn = self._definitions[number] = loads(self._references[number])
+        return fn
+
+
+def raised(error: BaseException) -> Outcome:
+    """Return the outcome of a call that raised."""
+    travels, payload = dump_exception(error)
+    error.__traceback__ = None  # its frames hold the call's arguments
+    return (Status.RAISED if travels else Status.FAILED), payload
+
+
+def apply_environment(environment: dict[str, Any]) -> None:
+    """Make this process import as the client does (`path`) and know its `authkey`."""
+    if path := environment.get("path"):
+        own = [entry for entry in sys.path if entry not in path]
+        sys.path[:] = [*path, *own]
+    if authkey := environment.get("authkey"):
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = bytes.fromhex(authkey)
+
+
+def main(sock_fd: int, board_fd: int, owner: int) -> None:
+    """Serve on an inherited socket and board until the owner (a process id) is gone."""
+    die_with_parent(owner)
+    board = page.map_board(board_fd)
+    os.close(board_fd)
+    with socket.socket(fileno=sock_fd) as sock:
+        os.set_inheritable(sock_fd, False)
+        try:
+            Worker(sock, board).run()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the owner is gone

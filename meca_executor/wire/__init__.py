@@ -1,0 +1,1 @@
+"""What travels between client, gateway and workers: pure encoding and decoding, no I/O."""

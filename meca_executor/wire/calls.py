@@ -1,0 +1,173 @@
+"""Calls and outcomes as bytes: what is pickled, by which pickler, and how it comes back.
+
+Two picklers: the C one takes a call apart in about a microsecond but refers to what stands in
+`__main__` by name, which a worker does not have; cloudpickle takes those by value and costs twenty
+times as much. So the C pickler goes first, and where its bytes name a module that a worker lacks, or
+where it fails, cloudpickle does the work.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from ..errors import TaskFailed
+
+PROTOCOL = 5
+_LENGTH = struct.Struct("<I")
+NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
+
+_by_value: set[bytes] = {b"__main__"}  #: names that may not be pickled by reference
+_importable: dict[str, bool] = {}
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the worker, as text in `.tb`; it is the `__cause__` of the user's exception."""
+
+    __module__ = "meca_executor"
+
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.tb}"""'
+
+
+def dumps(value: object) -> bytes:
+    """Return `value` pickled so that a process without this one's `__main__` can read it.
+
+    Raises:
+        Exception: Whatever the value's own pickling raises, mostly `TypeError` or `pickle.PicklingError`.
+    """
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+    except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
+        return _dumps_by_value(value)
+    return _dumps_by_value(value) if any(name in data for name in _by_value) else data
+
+
+def _dumps_by_value(value: object) -> bytes:
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(value, PROTOCOL)
+    return data
+
+
+def loads(data: bytes) -> Any:
+    """Return the object; only for bytes from a side that has proved itself."""
+    return pickle.loads(data)
+
+
+def reference_to(fn: Callable[..., Any]) -> bytes | None:
+    """Return a pickled reference to `fn` when a worker can import it, else None.
+
+    Only a plain function, class or builtin found again under its own name is one: anything else could
+    carry state, which has to be pickled anew for each call.
+    """
+    if type(fn) not in (FunctionType, BuiltinFunctionType, type):
+        return None
+    module, name = fn.__module__, fn.__qualname__
+    if not isinstance(module, str) or not importable(module) or getattr(sys.modules[module], name, None) is not fn:
+        return None
+    return pickle.dumps(fn, PROTOCOL)
+
+
+def importable(module: str) -> bool:
+    """Whether a worker that has our `sys.path` can import `module`.
+
+    A module that was made at run time, or loaded from a path of its own, cannot be imported elsewhere:
+    from then on what it holds is pickled by value.
+    """
+    known = _importable.get(module)
+    if known is None:
+        known = module not in ("__main__", "__mp_main__") and _found_by_name(module)
+        _importable[module] = known
+        if not known:
+            _pickle_by_value(module)
+    return known
+
+
+def _found_by_name(module: str) -> bool:
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    if spec is None:
+        return False
+    if spec.origin in ("built-in", "frozen"):
+        return True
+    top = module.partition(".")[0]
+    # The finders themselves: importlib.util.find_spec would answer from sys.modules.
+    found = next((s for finder in sys.meta_path if (s := finder.find_spec(top, None)) is not None), None)
+    return found is not None and (top != module or found.origin == spec.origin)
+
+
+def _pickle_by_value(module: str) -> None:
+    _by_value.add(module.encode())
+    if module in sys.modules and module not in ("__main__", "__mp_main__"):
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[module])
+
+
+def dump_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """Return the payload of a call whose function is defined."""
+    return dumps((args, kwargs))
+
+
+def dump_whole_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """Return the payload of a call that carries its function."""
+    return dumps((fn, args, kwargs))
+
+
+def dump_exception(error: BaseException) -> tuple[bool, bytes]:
+    """Return whether the exception can travel, and what travels: itself and its text, or the text alone.
+
+    The pickle is read once here: one that cannot be read again would take the reader down.
+    """
+    text = "".join(traceback.format_exception(type(error), error, _own_frames_cut(error)))
+    try:
+        data = dumps(error)
+        again = loads(data)
+        if isinstance(again, BaseException):
+            head = text.encode("utf-8", "backslashreplace")
+            return True, _LENGTH.pack(len(head)) + head + data
+        reason = f"its pickle gives a {type(again).__name__}"
+    except BaseException as failure:  # also a SystemExit from a hostile __reduce__
+        reason = f"it cannot be pickled: {type(failure).__name__}: {failure}"
+    told = f"{type(error).__qualname__}: {_text_of(error)} ({reason})\n{text}"
+    return False, told.encode("utf-8", "backslashreplace")
+
+
+def _own_frames_cut(error: BaseException) -> Any:
+    """The traceback without the worker's own frame at its top."""
+    tb = error.__traceback__
+    return tb.tb_next if tb is not None and tb.tb_next is not None else tb
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a broken __str__ must not hide the class
+        return "<no text>"
+
+
+def load_exception(data: bytes) -> BaseException:
+    """Return the exception of `dump_exception`, its remote traceback as `__cause__`.
+
+    Where it cannot be unpickled here it is a `TaskFailed` with its class name and text.
+    """
+    (size,) = _LENGTH.unpack_from(data)
+    text = data[_LENGTH.size : _LENGTH.size + size].decode()
+    try:
+        error = loads(data[_LENGTH.size + size :])
+        if not isinstance(error, BaseException):
+            raise TypeError(f"its pickle gives a {type(error).__name__}")
+    except BaseException as failure:  # whatever its class does when it is made
+        last = text.rstrip().rpartition("\n")[2]
+        error = TaskFailed(f"{last} (it cannot be unpickled here: {type(failure).__name__}: {failure})")
+    error.__cause__ = RemoteTraceback(text)
+    return error

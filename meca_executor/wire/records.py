@@ -1,0 +1,100 @@
+"""Records: the one unit of which every batch is made, on the link and on the workers' pipes.
+
+A record is a fixed header of four integers and a payload. A batch is records one after the other:
+
+    id    u64   task id (link), or the task's ordinal in its worker (pipe)
+    tag   u32   what the kind of message says: options id, status, ...
+    ref   u32   a definition's id, or the task's run time in microseconds
+    size  u64   bytes of payload that follow
+
+The gateway moves payloads from one side to the other without looking into them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+RECORD = struct.Struct("<QIIQ")
+MICROS_MAX = 0xFFFF_FFFF  #: a run time is cut to what fits in `ref`, 71 minutes
+
+pack_header = RECORD.pack
+unpack_header = RECORD.unpack_from
+HEADER_BYTES = RECORD.size
+
+
+class MalformedBatch(ValueError):
+    """The bytes are not a batch: a record says it is longer than what is there."""
+
+
+class Record(NamedTuple):
+    """One record, decoded. `payload` is a copy of its own, so that the batch can be freed."""
+
+    id: int
+    tag: int
+    ref: int
+    payload: bytes
+
+
+class Kind(IntEnum):
+    """What a message is; the comment says what `id`, `tag`, `ref` and the payload are in it."""
+
+    CONTROL = 1  # -, -, -, a JSON object: {"type": ...}
+    OPTIONS = 2  # options id, -, -, a JSON object: how tasks with this tag run
+    DEFINE = 3  # definition id, -, -, a pickled reference to an importable function
+    TASKS = 4  # task id, options id, definition id (0: the function is in the payload), the call
+    RESULTS = 5  # task id, Status, microseconds, outcome
+    KILL = 6  # task id, -, -, nothing
+    ACK = 7  # only the header's acknowledgement counts
+    SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
+    LARGE = 9  # pipe only: one result that did not fit into the outbox
+
+
+class Status(IntEnum):
+    """How an attempt ended, or (the last three) what came before its end."""
+
+    OK = 0  # pickled result
+    RAISED = 1  # pickled (exception, traceback text)
+    FAILED = 2  # UTF-8 text: an outcome that no exception object could carry
+    TIMEOUT = 3  # UTF-8 text
+    DIED = 4  # UTF-8 text: how the worker ended
+    LOST = 5  # UTF-8 text: the gateway cannot say whether the attempt ran to its end
+    KILLED = 6  # UTF-8 text
+    NO_HOST = 7  # UTF-8 text
+    REPLY = 8  # a container's reply, as it came
+    CONTAINER_FAILED = 9  # UTF-8 text
+    CONTAINER_LOST = 10  # UTF-8 text: it had been ready and ended during the call
+    TOO_LARGE = 11  # UTF-8 text
+    BROKEN = 12  # UTF-8 text: the initializer failed, nothing can run
+    STDOUT = 64  # UTF-8 text that the task printed
+    STDERR = 65
+    SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to
+
+
+def encode(records: Iterable[tuple[int, int, int, bytes]]) -> bytes:
+    """Return the batch of `(id, tag, ref, payload)` tuples, in their order."""
+    parts: list[bytes] = []
+    for id_, tag, ref, payload in records:
+        parts.append(pack_header(id_, tag, ref, len(payload)))
+        parts.append(payload)
+    return b"".join(parts)
+
+
+def decode(batch: bytes | bytearray | memoryview) -> Iterator[Record]:
+    """Yield the records of a batch.
+
+    Raises:
+        MalformedBatch: The last record is cut short.
+    """
+    position, end = 0, len(batch)
+    while position < end:
+        if end - position < HEADER_BYTES:
+            raise MalformedBatch(f"{end - position} bytes left, a record's header has {HEADER_BYTES}")
+        id_, tag, ref, size = unpack_header(batch, position)
+        position += HEADER_BYTES
+        if size > end - position:
+            raise MalformedBatch(f"record {id_} announces {size} bytes, {end - position} are left")
+        yield Record(id_, tag, ref, bytes(batch[position : position + size]))
+        position += size
