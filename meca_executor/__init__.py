@@ -1,9 +1,9 @@
 """concurrent.futures for the edge: an Executor whose calls run in other processes, containers and hosts.
 
-    from meca_executor import MecaExecutor
+from meca_executor import MecaExecutor
 
-    with MecaExecutor() as ex:
-        print(list(ex.map(pow, range(5), [2] * 5)))
+with MecaExecutor() as ex:
+    print(list(ex.map(pow, range(5), [2] * 5)))
 """
 
 from __future__ import annotations

@@ -8,9 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .gateway.broker import Broker
@@ -20,6 +18,10 @@ from .runtimes.apps import Apps
 from .runtimes.examples import shipped
 from .runtimes.processes import Processes
 from .settings import default_key_file, ensure_keys, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 EMBEDDED_KEY = "embedded"  #: the one access key of an embedded gateway; its secret is the one-time token
 PARENT_POLL_S = 1.0
@@ -49,7 +51,7 @@ class Gateway:
         slots = workers or core_count()
         environ = without_secrets(os.environ)
         self._apps = Apps({**shipped(), **apps}, environ=environ)
-        self._hub = Hub(Broker(slots), self._apps, trusting)
+        self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting)
         self._hub.start(Processes(self._hub, environ), ready_workers)
         self._server = Server(self._hub, secrets, slots)
         self.slots = slots
@@ -64,6 +66,16 @@ class Gateway:
         await self._hub.close()
         await self._server.close()
         return done
+
+
+def host_capacity() -> dict[str, float]:
+    """Return what this machine has: `cpu` (cores) and `memory` (MiB). GPUs are not looked for."""
+    capacity: dict[str, float] = {"cpu": os.cpu_count() or 1}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        capacity["memory"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    else:  # not known: nothing is refused for it
+        capacity["memory"] = float("inf")
+    return capacity
 
 
 def core_count() -> int:

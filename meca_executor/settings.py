@@ -6,11 +6,13 @@ import base64
 import os
 import secrets
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_PORT = 3001  #: the MECAnywhere desktop app's port, and so ours
 DESKTOP_ENDPOINT = f"http://localhost:{DEFAULT_PORT}"

@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import platform
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import socketio
 
 from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch
-from ..settings import KeyPair
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..settings import KeyPair
 
 ANSWER_S = 15.0  #: the gateway's answers during the proof take no longer
 

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GatewayLost
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 START_S = 60.0  #: a gateway on a very busy machine may take long, not for ever
 END_S = 10.0

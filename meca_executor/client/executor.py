@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from ..errors import ExecutorClosed, NoHostFits, UsageError
 from ..policy.credit import Credit
@@ -25,6 +23,7 @@ from .output import Sink, sink_for
 from .tasks import Registry, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from .link import Link
@@ -185,7 +184,11 @@ class MecaExecutor(Executor):
 
     # -- the Executor contract --------------------------------------------------------------------
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> MecaFuture[T]:  # type: ignore[override]
+    @overload
+    def submit(self, fn: Container, data: Any, /) -> MecaFuture[Any]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> MecaFuture[T]: ...
+    def submit(self, fn: Container | Callable[..., Any], /, *args: Any, **kwargs: Any) -> MecaFuture[Any]:
         """Schedule `fn(*args, **kwargs)`, or a `Container`'s call with one input.
 
         The arguments are pickled before this returns: what is changed later is not sent.
@@ -199,10 +202,9 @@ class MecaExecutor(Executor):
             TypeError: `fn` cannot be called.
         """
         if isinstance(fn, Container):
-            return cast("MecaFuture[T]", self._submit_container(fn, *args, **kwargs))
-        if not callable(fn):
-            raise TypeError(f"{fn!r} is not callable")
-        future: MecaFuture[T] = MecaFuture()
+            return self._submit_container(fn, *args, **kwargs)
+        check_callable(fn)
+        future: MecaFuture[Any] = MecaFuture()
         options, registry = self._options, self._registry
         if options.container_ref is not None:
             return self._failed(future, NoHostFits(functions_in_containers(options.container_ref)))
@@ -216,6 +218,18 @@ class MecaExecutor(Executor):
         self._enqueue(future, payload, (registry.options_number(options), reference), options, None)
         return future
 
+    @overload
+    def map(
+        self,
+        fn: Container,
+        inputs: Iterable[Any],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]: ...
+    @overload
     def map(
         self,
         fn: Callable[..., T],
@@ -223,7 +237,15 @@ class MecaExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+    ) -> Iterator[T]: ...
+    def map(
+        self,
+        fn: Container | Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
         """Return the results of `fn` over the iterables, in their order; all is submitted at the call.
 
         Args:
@@ -323,7 +345,7 @@ class MecaExecutor(Executor):
             resource = {**(resource or {}), "gpu": max(1, gpu_count)}
         view = self if timeout is UNSET and retry is UNSET else self.options(timeout=timeout, retry=retry)
         container = Container(container_ref, resource=resource, runtime=runtime, codec="text")
-        return cast("MecaFuture[str]", view._submit_container(container, data, _task_id=task_id))
+        return view._submit_container(container, data, _task_id=task_id)
 
     def kill(self, future: Future[Any]) -> bool:
         """End a task wherever it is: cancelled here, or killed where it runs (`TaskKilled` in the future).
@@ -339,7 +361,9 @@ class MecaExecutor(Executor):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _submit_container(self, container: Container, data: Any = "", *, _task_id: str | None = None) -> MecaFuture[Any]:
+    def _submit_container(
+        self, container: Container, data: Any = "", *, _task_id: str | None = None
+    ) -> MecaFuture[Any]:
         future: MecaFuture[Any] = MecaFuture()
         if container.app is not None and self._settings.apps.get(container.ref) != container.app:
             self._register_app(container)
@@ -382,6 +406,12 @@ class MecaExecutor(Executor):
         future.claim()
         future.set_exception(error)
         return future
+
+
+def check_callable(fn: object) -> None:
+    """Check that `fn` can be called, here and not only in a worker."""
+    if not callable(fn):
+        raise TypeError(f"{fn!r} is not callable")
 
 
 def check_counts(max_workers: int | None, max_tasks_per_child: int | None) -> None:

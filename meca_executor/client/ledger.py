@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import (
     AttemptLost,
@@ -23,10 +22,14 @@ from ..errors import (
     TaskTooLarge,
     WorkerDied,
 )
-from ..policy.credit import Credit
 from ..wire.calls import load_exception, loads
 from ..wire.records import Status
-from .tasks import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..policy.credit import Credit
+    from .tasks import Task
 
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
@@ -227,4 +230,3 @@ def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseExce
     if isinstance(failure, ContainerFailed):
         failure.lost = status == Status.CONTAINER_LOST
     return None, failure
-

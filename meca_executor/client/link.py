@@ -23,11 +23,11 @@ from ..wire import proof
 from ..wire.records import Kind, Status, decode, encode
 from ..wire.stream import Stream, StreamBroken
 from .embedded import KEY, EmbeddedGateway, worker_environment
-from .ledger import Again, Ledger
-from .tasks import Registry, Task
 
 if TYPE_CHECKING:
     from .connection import Connection, Welcome
+    from .ledger import Again, Ledger
+    from .tasks import Registry, Task
 
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
 RESUME_S = 600.0  #: how long a lost link is tried again before its tasks are given up
@@ -74,6 +74,7 @@ class Link:
         self._failure: BaseException | None = None
         self._lost: asyncio.Event
         self._started = threading.Event()  # connected for the first time, or failed
+        self._unwanted = threading.Event()  # closing, and no task is left
         self._restarted_at: float | None = None
         self._new_apps: dict[str, str] = {}
         self._max_message = 0
@@ -178,13 +179,18 @@ class Link:
 
     async def _connect(self) -> None:
         """Get a proved connection; tries until the time is up."""
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_any, wait_exponential_jitter
-        from tenacity.stop import stop_after_delay
+        from tenacity import (
+            AsyncRetrying,
+            retry_if_exception_type,
+            stop_after_delay,
+            stop_when_event_set,
+            wait_exponential_jitter,
+        )
 
         limit = RESUME_S if self._started.is_set() else self._settings.connect_timeout
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
-            stop=stop_any(stop_after_delay(limit), lambda state: self._closing and self._ledger.idle),
+            stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),
             wait=wait_exponential_jitter(initial=0.05, max=5.0, jitter=0.1),
             sleep=self._pause,
             reraise=True,
@@ -284,6 +290,7 @@ class Link:
             while batch := self._ledger.next_batch(time.monotonic()):
                 self._hand_over(batch)
         if self._closing and self._ledger.idle:
+            self._unwanted.set()
             self._lost.set()
 
     def _hand_over(self, batch: list[Task]) -> None:
@@ -367,4 +374,3 @@ class Link:
             with contextlib.suppress(Exception):  # a broken sink must not cost a result
                 stream = "stdout" if status == Status.STDOUT else "stderr"
                 self._settings.on_output(text.decode("utf-8", "replace"), stream)
-

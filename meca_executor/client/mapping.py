@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import itertools
 import time
-import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor, Future
 
 T = TypeVar("T")
 
@@ -16,7 +18,7 @@ T = TypeVar("T")
 def results_in_order(
     executor: weakref.ref[Executor],
     submit: Callable[..., Future[T]],
-    fn: Callable[..., T],
+    fn: Any,
     calls: Iterator[tuple[Any, ...]],
     timeout: float | None,
     buffersize: int | None,
@@ -39,7 +41,7 @@ def results_in_order(
 
 def _results(
     executor: weakref.ref[Executor],
-    fn: Callable[..., T],
+    fn: Any,
     further: Iterator[tuple[Any, ...]],
     futures: collections.deque[Future[T]],
     deadline: float | None,

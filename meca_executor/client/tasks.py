@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..wire.calls import NO_DEFINITION, reference_to
-from .future import MecaFuture
-from .options import TaskOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .future import MecaFuture
+    from .options import TaskOptions
 
 DEFINITIONS_MOST = 10_000  #: importable functions that get a number; any more travel with each call
 

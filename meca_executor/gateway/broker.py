@@ -9,7 +9,7 @@ is its only victim; what it had not begun goes back to the front of the queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..policy import batching
 from ..wire.records import Record, Status
@@ -28,6 +28,9 @@ from .tasks import (
     Stop,
     Task,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
@@ -105,7 +108,8 @@ class Broker:
         """Queue calls; each gets exactly one outcome in a `Report`."""
         self._now = now
         session = self.sessions[session_id]
-        broken, refused = session.pool.broken, []
+        broken = session.pool.broken
+        refused: list[tuple[int, int, int, bytes]] = []
         for id_, tag, ref, payload in records:
             options = session.options.get(tag)
             if broken is not None:
@@ -158,13 +162,11 @@ class Broker:
                 self._break(worker, payload.decode("utf-8", "replace"))
             elif tag == Status.SKIPPED:
                 self._give_back(worker, [ordinal])
-            elif (task := worker.in_flight.get(ordinal)) is not None:
+            elif (task := worker.in_flight.pop(ordinal, None)) is not None:
                 session = task.session
-                if tag < Status.STDOUT:
-                    del worker.in_flight[ordinal]
-                    worker.started = max(worker.started, ordinal + 1)
-                    self._learn(task, micros)
-                    self._settle(worker, task)
+                worker.started = max(worker.started, ordinal + 1)
+                self._learn(task, micros)
+                self._settle(worker, task)
                 if session is not None:
                     reports.setdefault(session.id, []).append((task.id, tag, micros, payload))
         if not worker.in_flight:
@@ -177,10 +179,8 @@ class Broker:
     def printed(self, worker_id: int, stream: Status, text: bytes) -> list[Instruction]:
         """Take in what a worker's process wrote past Python's streams."""
         worker = self.workers.get(worker_id)
-        for task in worker.in_flight.values() if worker is not None else ():
-            if task.session is not None:
-                self._out.append(Report(task.session.id, [(task.id, stream, 0, text)]))
-                break
+        if worker is not None and worker.session is not None:
+            self._out.append(Report(worker.session.id, [(0, stream, 0, text)]))
         return self._flush()
 
     def looked(self, worker_id: int, started: int, since: float, now: float) -> list[Instruction]:
@@ -238,7 +238,8 @@ class Broker:
             waiting.rotate(-(self._last_served(waiting) + 1))
         while waiting:
             session = waiting.popleft()
-            if self._serve(session):
+            alone = all(other.pool is not session.pool for other in waiting)
+            if self._serve(session, alone):
                 self._served = session.id
                 if session.queue:
                     waiting.append(session)
@@ -246,11 +247,11 @@ class Broker:
     def _last_served(self, waiting: Iterable[BrokerSession]) -> int:
         return next((at for at, session in enumerate(waiting) if session.id == self._served), -1)
 
-    def _serve(self, session: BrokerSession) -> bool:
+    def _serve(self, session: BrokerSession, alone: bool) -> bool:
         """Give one batch of a session to the best worker there is; False when there is none."""
         head = session.queue[0]
         estimate = session.estimates.get((head.tag, head.ref))
-        worker = self._choose(session)
+        worker = self._choose(session, alone)
         if worker is None or (worker.load and self._can_grow(session)):
             worker = self._grow(session) or worker
         if worker is None:
@@ -263,8 +264,12 @@ class Broker:
         self._run(worker, session, size, estimate)
         return True
 
-    def _choose(self, session: BrokerSession) -> BrokerWorker | None:
-        """The least loaded worker that may run this session's tasks."""
+    def _choose(self, session: BrokerSession, alone: bool) -> BrokerWorker | None:
+        """The least loaded worker that may run this session's tasks.
+
+        A worker has one session's tasks at a time, so that what they print has one owner; while others
+        wait (not `alone`) it gets no more of them, so that it comes to its end and to the others.
+        """
         limit = session.pool.tasks_per_worker
         at_cap = len(session.workers) >= session.cap
         usable = (
@@ -273,6 +278,7 @@ class Broker:
             if worker.pool is session.pool
             and worker.ending is None
             and not worker.retired
+            and (not worker.in_flight or (alone and worker.session is session))
             and (limit is None or worker.next_ordinal <= limit)
             and (not at_cap or worker.id in session.workers)
         )
@@ -337,6 +343,7 @@ class Broker:
             in_flight[ordinal] = task
             calls.append((ordinal, 0, number, task.payload))
             ordinal += 1
+        worker.session = session
         worker.next_ordinal = ordinal
         worker.load += charge * len(calls)
         session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)

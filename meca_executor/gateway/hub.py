@@ -10,16 +10,20 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
+from ..policy.placement import why_never
 from ..wire.records import Kind, MalformedBatch, Record, Status, decode, encode
 from ..wire.stream import Message, Stream
-from .broker import Broker
-from .ports import ContainerRuntime, WorkerRuntime
 from .tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .broker import Broker
+    from .ports import ContainerRuntime, WorkerRuntime
 
 LOOK_S = 0.02  #: how often workers that have something to do are looked at
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
@@ -56,12 +60,18 @@ class Hub:
     """Sessions, broker and runtimes of one gateway."""
 
     def __init__(
-        self, broker: Broker, containers: ContainerRuntime, trusting: bool = False, resume_s: float = RESUME_S
+        self,
+        broker: Broker,
+        containers: ContainerRuntime,
+        capacity: Mapping[str, float],
+        trusting: bool = False,
+        resume_s: float = RESUME_S,
     ) -> None:
         self.sessions: dict[str, Session] = {}
         self._broker = broker
         self._containers = containers
         self._workers: WorkerRuntime
+        self._capacity = capacity  #: what this host has of each resource
         self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
         self._refused_apps: dict[str, str] = {}
         self._resume_s = resume_s
@@ -186,7 +196,9 @@ class Hub:
         calls: list[Record] = []
         for record in decode(body):
             options = session.options.get(record.tag)
-            if options is not None and options.container_ref is not None:
+            if options is not None and (why := why_never(options.resource, self._capacity)) is not None:
+                self._report(session.id, [(record.id, Status.NO_HOST, 0, why.encode())])
+            elif options is not None and options.container_ref is not None:
                 call = self._loop.create_task(self._call(session, record, options))
                 session.calls[record.id] = call
             else:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..wire.records import Kind, Status
+if TYPE_CHECKING:
+    from ..wire.records import Kind, Status
 
 
 class WorkerEvents(Protocol):
     """Whom a worker runtime tells what happens."""
 
     def on_batch(self, worker: int, batch: bytes) -> None:
-        """Results and printed lines came, each exactly once."""
+        """Results came, each exactly once."""
 
     def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
-        """A worker's process wrote to its own stdout or stderr."""
+        """A worker's process wrote to its stdout or stderr: whole lines, or all there is when a task ended."""
 
     def on_look(self, worker: int, started: int, since: float) -> None:
         """What a worker is running: the ordinal `started - 1`, since then (monotonic seconds)."""

@@ -6,9 +6,8 @@ import asyncio
 import logging
 import platform
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import socketio
 from aiohttp import web
@@ -16,6 +15,9 @@ from aiohttp import web
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT, StreamBroken
 from .hub import Hub, Session, SessionRefused, limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PROOF_S = 10.0  #: who has not proved itself by then is disconnected
 PING_S = 10.0
@@ -88,8 +90,7 @@ class Server:
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
-        assert site._server is not None
-        bound: int = site._server.sockets[0].getsockname()[1]
+        bound: int = self._runner.addresses[0][1]
         return bound
 
     async def close(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..wire.records import Status
+if TYPE_CHECKING:
+    from ..wire.records import Status
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class BrokerWorker:
 
     id: int
     pool: Pool | None = None  #: None: started, and not yet told what for
+    session: BrokerSession | None = None  #: whose tasks it has, or had last; one session's at a time
     in_flight: dict[int, Task] = field(default_factory=dict)  #: ordinal -> task, in order
     next_ordinal: int = 1
     load: float = 0.0  #: microseconds of estimated work in flight

@@ -32,9 +32,7 @@ class Credit:
         if self.out <= self.slots:
             return True
         estimate = self._estimates.get(kind)
-        return (
-            estimate is not None and self.out < self.window and self._out_us + estimate <= self.slots * SLOT_US
-        )
+        return estimate is not None and self.out < self.window and self._out_us + estimate <= self.slots * SLOT_US
 
     def handed_over(self, kind: tuple[int, int], size: int) -> float:
         """Count a task as out; return its charge, to be given back when it is done."""

@@ -128,4 +128,3 @@ def _call_state(attempt: int, began: float, outcome: BaseException | None, resul
     state.outcome = future
     state.outcome_timestamp = time.monotonic()
     return state
-

@@ -6,14 +6,14 @@ the parent's threads or locks. It imports little, has no thread of its own, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import mmap
 import os
 import socket
 import sys
 import time
 import traceback
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ..wire.calls import NO_DEFINITION, dump_exception, dumps, loads
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Kind, Record, Status, decode, pack_header
@@ -22,6 +22,7 @@ from .lifeline import die_with_parent
 from .pipe import PREFIX
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
@@ -30,7 +31,7 @@ Outcome = tuple[Status, bytes]
 
 
 class Outbox:
-    """Results and printed lines on their way out; what is not sent yet stands on the board."""
+    """Results on their way out; what is not sent yet stands on the board."""
 
     def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
         self._sock = sock
@@ -67,65 +68,6 @@ class Outbox:
             page.pack_u64(self._board, 32, self._generation)
 
 
-class Printed:
-    """A text stream in place of stdout or stderr: whole lines go out as records of the running task."""
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-    newlines = None
-    closed = False
-    line_buffering = True
-
-    def __init__(self, worker: Worker, status: Status, beneath: IO[str]) -> None:
-        self._worker = worker
-        self._status = status
-        self._beneath = beneath
-        self._line = ""
-        self.name = f"<{'stdout' if status is Status.STDOUT else 'stderr'}>"
-        self.mode = "w"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._beneath, name)  # fileno, buffer, isatty, reconfigure, ...
-
-    def write(self, text: str) -> int:
-        """Take text; lines that it completes go out."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        whole, newline, rest = text.rpartition("\n")
-        if newline:
-            self._send(self._line + whole + newline)
-            self._line = rest
-        else:
-            self._line += rest
-        return len(text)
-
-    def writelines(self, lines: Any) -> None:
-        """Write each of `lines`."""
-        for line in lines:
-            self.write(line)
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def flush(self) -> None:
-        """Send what bypassed this object; an unfinished line waits for its end or the task's."""
-        self._beneath.flush()
-
-    def finish(self) -> None:
-        """Send the unfinished line, and what bypassed this object: the task has ended."""
-        if self._line:
-            self._send(self._line)
-            self._line = ""
-        self._beneath.flush()
-
-    def _send(self, text: str) -> None:
-        outbox = self._worker.outbox
-        outbox.put(self._worker.ordinal, self._status, 0, text.encode("utf-8", "backslashreplace"))
-        if time.monotonic() - outbox.flushed_at > FLUSH_S:
-            outbox.flush()
-
-
 class Worker:
     """The loop and what it needs."""
 
@@ -135,7 +77,6 @@ class Worker:
         self._definitions: dict[int, Callable[..., Any]] = {}
         self._references: dict[int, bytes] = {}
         self._pid = os.getpid()
-        self._printed: list[Printed] = []
         self.outbox = Outbox(sock, board)
         self.ordinal = 0  #: of the task that runs
 
@@ -161,8 +102,6 @@ class Worker:
     def _set_up(self, batch: bytes) -> bool:
         environment, initializer = (record.payload for record in decode(batch))
         apply_environment(json.loads(environment))
-        self._printed = [Printed(self, Status.STDOUT, sys.stdout), Printed(self, Status.STDERR, sys.stderr)]
-        sys.stdout, sys.stderr = self._printed  # type: ignore[assignment]
         if initializer:
             try:
                 fn, args = loads(initializer)
@@ -189,8 +128,7 @@ class Worker:
             status, payload = self._run(record)
             if os.getpid() != self._pid:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
-            for stream in self._printed:
-                stream.finish()
+            flush_printed()
             micros = min(int((time.monotonic() - now) * 1e6), MICROS_MAX)
             outbox.put(ordinal, status, micros, payload)
         outbox.flush()
@@ -218,6 +156,14 @@ class Worker:
         return fn
 
 
+def flush_printed() -> None:
+    """Send on what a task printed without ending the line."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(Exception):  # closed, or replaced by something odd: the task's own doing
+                stream.flush()
+
+
 def raised(error: BaseException) -> Outcome:
     """Return the outcome of a call that raised."""
     travels, payload = dump_exception(error)
@@ -239,6 +185,9 @@ def apply_environment(environment: dict[str, Any]) -> None:
 def main(sock_fd: int, board_fd: int, owner: int) -> None:
     """Serve on an inherited socket and board until the owner (a process id) is gone."""
     die_with_parent(owner)
+    for stream in (sys.stdout, sys.stderr):
+        # Whole lines at once, into pipes that the owner reads; what subprocesses write stands in order with it.
+        stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     board = page.map_board(board_fd)
     os.close(board_fd)
     with socket.socket(fileno=sock_fd) as sock:

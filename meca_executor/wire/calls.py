@@ -12,11 +12,13 @@ import pickle
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TaskFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
@@ -72,8 +74,8 @@ def reference_to(fn: Callable[..., Any]) -> bytes | None:
     """
     if type(fn) not in (FunctionType, BuiltinFunctionType, type):
         return None
-    module, name = fn.__module__, fn.__qualname__
-    if not isinstance(module, str) or not importable(module) or getattr(sys.modules[module], name, None) is not fn:
+    module, name = fn.__module__ or "", fn.__qualname__  # a builtin's __module__ may be None
+    if not importable(module) or getattr(sys.modules[module], name, None) is not fn:
         return None
     return pickle.dumps(fn, PROTOCOL)
 
@@ -163,7 +165,7 @@ def load_exception(data: bytes) -> BaseException:
     (size,) = _LENGTH.unpack_from(data)
     text = data[_LENGTH.size : _LENGTH.size + size].decode()
     try:
-        error = loads(data[_LENGTH.size + size :])
+        error: BaseException = loads(data[_LENGTH.size + size :])
         if not isinstance(error, BaseException):
             raise TypeError(f"its pickle gives a {type(error).__name__}")
     except BaseException as failure:  # whatever its class does when it is made

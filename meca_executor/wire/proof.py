@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PROTOCOL = 1  #: raised with every change of the wire; the other side's number is checked before anything is sent
 NAMESPACE = "/meca"

@@ -13,9 +13,11 @@ The gateway moves payloads from one side to the other without looking into them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 RECORD = struct.Struct("<QIIQ")
 MICROS_MAX = 0xFFFF_FFFF  #: a run time is cut to what fits in `ref`, 71 minutes
@@ -53,7 +55,7 @@ class Kind(IntEnum):
 
 
 class Status(IntEnum):
-    """How an attempt ended, or (the last three) what came before its end."""
+    """How an attempt ended; or what it printed, which comes before that."""
 
     OK = 0  # pickled result
     RAISED = 1  # pickled (exception, traceback text)
@@ -68,7 +70,7 @@ class Status(IntEnum):
     CONTAINER_LOST = 10  # UTF-8 text: it had been ready and ended during the call
     TOO_LARGE = 11  # UTF-8 text
     BROKEN = 12  # UTF-8 text: the initializer failed, nothing can run
-    STDOUT = 64  # UTF-8 text that the task printed
+    STDOUT = 64  # what the session's tasks printed, whole lines where there are
     STDERR = 65
     SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to
 
