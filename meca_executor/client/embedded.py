@@ -32,7 +32,7 @@ class EmbeddedGateway:
 
     def __init__(self, workers: int | None, apps: Mapping[str, str]) -> None:
         self.token = secrets.token_urlsafe(32)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
+        self._errors = tempfile.TemporaryFile()
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
         self._popen = subprocess.Popen(
             [sys.executable, *flags, "-c", CODE],

@@ -102,6 +102,8 @@ class MecaExecutor(Executor):
         self._options = TaskOptions().changed(
             timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
         )
+        self._registry = Registry()
+        self._tag = self._registry.options_number(self._options)
         url = resolve_endpoint(endpoint)
         folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
         if url is not None and folders:
@@ -124,7 +126,6 @@ class MecaExecutor(Executor):
             on_output=sink,
             name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
-        self._registry = Registry()
         self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
         self._numbers = itertools.count(1)
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
@@ -205,17 +206,17 @@ class MecaExecutor(Executor):
             return self._submit_container(fn, *args, **kwargs)
         check_callable(fn)
         future: MecaFuture[Any] = MecaFuture()
-        options, registry = self._options, self._registry
+        options = self._options
         if options.container_ref is not None:
             return self._failed(future, NoHostFits(functions_in_containers(options.container_ref)))
-        reference = registry.function_number(fn)
+        reference = self._registry.function_number(fn)
         try:
             payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
         except BaseException as error:
             if not isinstance(error, Exception):
                 raise
             return self._failed(future, error)
-        self._enqueue(future, payload, (registry.options_number(options), reference), options, None)
+        self._enqueue(future, payload, (self._tag, reference), options, None)
         return future
 
     @overload
@@ -307,6 +308,7 @@ class MecaExecutor(Executor):
         view._options = self._options.changed(
             timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
         )
+        view._tag = self._registry.options_number(view._options)
         return view
 
     def offload_task(
@@ -396,7 +398,8 @@ class MecaExecutor(Executor):
     ) -> None:
         number = next(self._numbers)
         future.number = number
-        future.task_id = task_id or str(number)
+        if task_id is not None:
+            future.given_id = task_id
         self._ledger.add(Task(number, future, payload, kind, options, decode))
         self._link.wake()
 

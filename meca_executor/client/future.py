@@ -17,8 +17,13 @@ class MecaFuture(Future[T]):
 
     __module__ = "meca_executor"
 
-    task_id: str | None = None  #: the name that `offload_task` was given, or the task's number as text
     number: int | None = None  #: the task's number in its executor
+    given_id: str | None = None
+
+    @property
+    def task_id(self) -> str | None:
+        """The name that `offload_task` was given, or the task's number as text; None without a task."""
+        return self.given_id or (None if self.number is None else str(self.number))
 
     def cancel(self) -> bool:
         """Cancel the task if it has not been handed over. Never blocks.

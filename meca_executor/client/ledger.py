@@ -23,7 +23,7 @@ from ..errors import (
     WorkerDied,
 )
 from ..wire.calls import load_exception, loads
-from ..wire.records import Status
+from ..wire.records import Record, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..policy.credit import Credit
     from .tasks import Task
 
+_OK = int(Status.OK)  # plain: compared for each task
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
 
@@ -144,15 +145,23 @@ class Ledger:
             size += bytes_
         return batch
 
-    def settle(self, number: int, status: int, micros: int, payload: bytes) -> Again | None:
-        """Take in an outcome; a task that is not out is ignored (it was settled before)."""
-        task = self._out.pop(number, None)
-        if task is None:
-            return None
-        self.credit.done(task.charge, len(task.payload))
-        self.credit.measured(task.kind, micros)
-        value, error = read_outcome(task, status, payload)
-        return self._conclude(task, value, error)
+    def settle(self, records: list[Record]) -> list[Again]:
+        """Take in outcomes; one of a task that is not out is ignored (it was settled before)."""
+        out, credit = self._out, self.credit
+        spent: dict[tuple[int, int], list[int]] = {}
+        again = []
+        for number, status, micros, payload in records:
+            task = out.pop(number, None)
+            if task is None:
+                continue
+            credit.done(task.charge, len(task.payload))
+            spent.setdefault(task.kind, []).append(micros)
+            value, error = read_outcome(task, status, payload)
+            if (retry := self._conclude(task, value, error)) is not None:
+                again.append(retry)
+        for kind, times in spent.items():
+            credit.measured(kind, times)
+        return again
 
     def lost(self, error: Callable[[], BaseException]) -> list[Again]:
         """Settle everything that is out: the gateway that had it is gone."""
@@ -216,7 +225,7 @@ def resolve(task: Task, value: Any, error: BaseException | None) -> None:
 def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseException | None]:
     """Return the value or the error that a record says."""
     try:
-        if status == Status.OK:
+        if status == _OK:
             return loads(payload), None
         if status == Status.RAISED:
             return None, load_exception(payload)

@@ -357,14 +357,15 @@ class Link:
             self._transmit(self._stream.acknowledge())
 
     def _on_results(self, body: bytes) -> None:
-        ledger = self._ledger
-        for number, status, micros, payload in decode(body):
-            if status in (Status.STDOUT, Status.STDERR):
-                self._print(status, payload)
-            elif number == 0:
-                self._on_broken(payload.decode("utf-8", "replace"))
-            elif (again := ledger.settle(number, status, micros, payload)) is not None:
-                self._later(again)
+        records = decode(body)
+        for number, status, _, payload in records:
+            if number == 0:  # the session itself: printed text, or the end of everything
+                if status == Status.BROKEN:
+                    self._on_broken(payload.decode("utf-8", "replace"))
+                else:
+                    self._print(status, payload)
+        for again in self._ledger.settle(records):
+            self._later(again)
 
     def _on_broken(self, text: str) -> None:
         self._ledger.fail_all(lambda: InitializerFailed(text))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
+_SKIPPED, _SETUP_FAILED = int(Status.SKIPPED), int(Status.SETUP_FAILED)  # plain: compared for each record
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
 
 
@@ -117,7 +118,7 @@ class Broker:
             elif options is None or (ref and ref not in session.definitions):
                 refused.append((id_, Status.FAILED, 0, f"options {tag} or function {ref} was never sent".encode()))
             else:
-                session.queue.append(Task(session, id_, tag, ref, payload, options))
+                session.queue.append(Task(session, id_, (tag, ref), payload, options))
         if refused:
             self._out.append(Report(session_id, refused))
         return self._flush(dispatch=True)
@@ -156,22 +157,29 @@ class Broker:
         worker = self.workers.get(worker_id)
         if worker is None:
             return []
-        reports: dict[str, list[tuple[int, int, int, bytes]]] = {}
+        session, in_flight = worker.session, worker.in_flight
+        done: list[Record] = []
+        spent: dict[tuple[int, int], list[int]] = {}
         for ordinal, tag, micros, payload in records:
-            if tag == Status.BROKEN:
-                self._break(worker, payload.decode("utf-8", "replace"))
-            elif tag == Status.SKIPPED:
-                self._give_back(worker, [ordinal])
-            elif (task := worker.in_flight.pop(ordinal, None)) is not None:
-                session = task.session
-                worker.started = max(worker.started, ordinal + 1)
-                self._learn(task, micros)
-                self._settle(worker, task)
-                if session is not None:
-                    reports.setdefault(session.id, []).append((task.id, tag, micros, payload))
+            if tag >= _SKIPPED:
+                self._no_outcome(worker, ordinal, tag, payload)
+                continue
+            task = in_flight.pop(ordinal, None)
+            if task is None:
+                continue
+            worker.started = max(worker.started, ordinal + 1)
+            worker.load -= task.charge
+            if task.session is session:  # else it was settled while it ran
+                done.append((task.id, tag, micros, payload))
+                spent.setdefault(task.kind, []).append(micros)
+        if session is not None and done:
+            self._count_done(worker, session, len(done))
+            for kind, times in spent.items():
+                session.estimates[kind] = batching.updated(session.estimates.get(kind), times)
+            self._out.append(Report(session.id, done))
+        self._check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
-        self._out.extend(Report(*item) for item in reports.items())
         if worker.pool is not None and worker.started:
             worker.pool.failures = 0
         return self._flush(dispatch=True)
@@ -249,8 +257,7 @@ class Broker:
 
     def _serve(self, session: BrokerSession, alone: bool) -> bool:
         """Give one batch of a session to the best worker there is; False when there is none."""
-        head = session.queue[0]
-        estimate = session.estimates.get((head.tag, head.ref))
+        estimate = session.estimates.get(session.queue[0].kind)
         worker = self._choose(session, alone)
         if worker is None or (worker.load and self._can_grow(session)):
             worker = self._grow(session) or worker
@@ -329,14 +336,14 @@ class Broker:
         definitions, calls = [], []
         charge = batching.TARGET_US if estimate is None else estimate
         ordinal, in_flight, queue = worker.next_ordinal, worker.in_flight, session.queue
-        kind = (queue[0].tag, queue[0].ref)
+        kind = queue[0].kind
         for _ in range(size):
             task = queue[0]
-            if (task.tag, task.ref) != kind:  # another kind: another estimate, another batch
+            if task.kind != kind:  # another kind: another estimate, another batch
                 break
             queue.popleft()
             task.charge = charge
-            number = session.definitions[task.ref] if task.ref else 0
+            number = session.definitions[kind[1]] if kind[1] else 0
             if number and number not in worker.known:
                 worker.known.add(number)
                 definitions.append((number, 0, 0, self._references[number]))
@@ -349,25 +356,35 @@ class Broker:
         session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)
         self._out.append(Run(worker.id, definitions, calls))
 
-    def _learn(self, task: Task, micros: int) -> None:
-        if task.session is not None:
-            estimates, kind = task.session.estimates, (task.tag, task.ref)
-            estimates[kind] = batching.updated(estimates.get(kind), micros)
+    def _no_outcome(self, worker: BrokerWorker, ordinal: int, tag: int, payload: bytes) -> None:
+        """A record that ends no task: one was skipped as told, or the initializer failed."""
+        if tag == _SKIPPED:
+            self._give_back(worker, [ordinal])
+        elif tag == _SETUP_FAILED:
+            self._break(worker, payload.decode("utf-8", "replace"))
 
     def _settle(self, worker: BrokerWorker, task: Task) -> None:
         """Take a task off its worker's and its session's counts; from here on it has its outcome."""
-        session = task.session
-        task.session = None
+        session, task.session = task.session, None
         if session is not None:
-            left = session.workers.get(worker.id, 0) - 1
-            if left > 0:
-                session.workers[worker.id] = left
-            else:
-                session.workers.pop(worker.id, None)
-        worker.load = worker.load - task.charge if worker.in_flight else 0.0
+            self._count_done(worker, session, 1)
+        worker.load -= task.charge
+        task.charge = 0.0
+
+    def _count_done(self, worker: BrokerWorker, session: BrokerSession, count: int) -> None:
+        left = session.workers.get(worker.id, 0) - count
+        if left > 0:
+            session.workers[worker.id] = left
+        else:
+            session.workers.pop(worker.id, None)
+
+    def _check_limit(self, worker: BrokerWorker) -> None:
+        """A worker that has had its number of tasks makes place for a fresh one."""
         limit = worker.pool.tasks_per_worker if worker.pool is not None else None
-        if limit is not None and not worker.in_flight and worker.next_ordinal > limit:
-            self._retire(worker)
+        if not worker.in_flight:
+            worker.load = 0.0  # no rounding is carried on
+            if limit is not None and worker.next_ordinal > limit:
+                self._retire(worker)
 
     def _give_back(self, worker: BrokerWorker, ordinals: list[int]) -> None:
         """Put tasks that did not begin back to the front of their queues, in order."""

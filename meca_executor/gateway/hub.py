@@ -47,7 +47,8 @@ class Session:
     opened: bool = False  #: its setup has come
     paused: bool = False
     expiry: asyncio.TimerHandle | None = None
-    options: dict[int, Options] = field(default_factory=dict)
+    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
+    containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
@@ -78,7 +79,6 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._looking = False
         self._outbox: dict[str, list[tuple[int, int, int, bytes]]] = {}
-        self._idle = asyncio.Event()
 
     def start(self, workers: WorkerRuntime, count: int) -> None:
         """Take the runtime into service and start `count` workers."""
@@ -158,10 +158,10 @@ class Hub:
     def _on_message(self, session: Session, message: Message) -> None:
         kind, body = message
         if kind is Kind.CONTROL:
-            for record in decode(body):
-                self._on_control(session, json.loads(record.payload))
+            for _, _, _, payload in decode(body):
+                self._on_control(session, json.loads(payload))
         elif kind is Kind.SETUP and not session.opened:
-            if len(list(decode(body))) != 2:
+            if len(decode(body)) != 2:
                 raise MalformedBatch("a setup has two records")
             session.opened = True
             self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
@@ -170,16 +170,14 @@ class Hub:
         elif kind is Kind.TASKS:
             self._on_tasks(session, body)
         elif kind is Kind.DEFINE:
-            for record in decode(body):
-                self._broker.define(session.id, record.id, record.payload)
+            for number, _, _, reference in decode(body):
+                self._broker.define(session.id, number, reference)
         elif kind is Kind.OPTIONS:
-            for record in decode(body):
-                options = Options.from_fields(json.loads(record.payload))
-                session.options[record.id] = options
-                self._broker.set_options(session.id, record.id, options)
+            for number, _, _, payload in decode(body):
+                self._on_options(session, number, Options.from_fields(json.loads(payload)))
         elif kind is Kind.KILL:
-            for record in decode(body):
-                self._kill(session, record.id)
+            for number, _, _, _ in decode(body):
+                self._kill(session, number)
         else:
             raise MalformedBatch(f"{kind.name} does not go to a gateway")
 
@@ -192,19 +190,30 @@ class Hub:
             except UsageError as error:
                 self._refused_apps[str(fields["ref"])] = str(error)
 
+    def _on_options(self, session: Session, number: int, options: Options) -> None:
+        self._broker.set_options(session.id, number, options)
+        if (why := why_never(options.resource, self._capacity)) is not None:
+            session.refused[number] = why.encode()
+        elif options.container_ref is not None:
+            session.containers[number] = options
+
     def _on_tasks(self, session: Session, body: bytes) -> None:
-        calls: list[Record] = []
-        for record in decode(body):
-            options = session.options.get(record.tag)
-            if options is not None and (why := why_never(options.resource, self._capacity)) is not None:
-                self._report(session.id, [(record.id, Status.NO_HOST, 0, why.encode())])
-            elif options is not None and options.container_ref is not None:
-                call = self._loop.create_task(self._call(session, record, options))
-                session.calls[record.id] = call
-            else:
-                calls.append(record)
-        if calls:
-            self._do(self._broker.submit(session.id, calls, time.monotonic()))
+        records = decode(body)
+        if session.refused or session.containers:
+            records = [record for record in records if not self._taken_elsewhere(session, record)]
+        if records:
+            self._do(self._broker.submit(session.id, records, time.monotonic()))
+
+    def _taken_elsewhere(self, session: Session, record: Record) -> bool:
+        """Whether a task is no call for a worker process; then it has been seen to here."""
+        number, tag, _, _ = record
+        if (why := session.refused.get(tag)) is not None:
+            self._report(session.id, [(number, Status.NO_HOST, 0, why)])
+        elif (options := session.containers.get(tag)) is not None:
+            session.calls[number] = self._loop.create_task(self._call(session, record, options))
+        else:
+            return False
+        return True
 
     def _kill(self, session: Session, task_id: int) -> None:
         if (call := session.calls.get(task_id)) is not None:
@@ -223,16 +232,16 @@ class Hub:
         except asyncio.CancelledError:
             status, payload = Status.KILLED, b"ended by kill()"
         finally:
-            session.calls.pop(record.id, None)
+            session.calls.pop(record[0], None)
         micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
-        self._report(session.id, [(record.id, status, micros, payload)])
+        self._report(session.id, [(record[0], status, micros, payload)])
 
     async def _ask(self, record: Record, options: Options) -> tuple[Status, bytes]:
         assert options.container_ref is not None
         if (refusal := self._refused_apps.get(options.container_ref)) is not None:
             return Status.NO_HOST, refusal.encode()
         try:
-            reply = await self._containers.call(options.container_ref, record.payload, timeout=options.timeout)
+            reply = await self._containers.call(options.container_ref, record[3], timeout=options.timeout)
             return Status.REPLY, reply
         except ContainerFailed as error:
             status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED
@@ -311,7 +320,6 @@ class Hub:
                 if not session.paused and session.stream.unacked_bytes > PAUSE_BYTES and session.opened:
                     session.paused = True
                     self._broker.pause(session_id, True)
-        self._check_idle()
 
     def tell(self, session: Session, kind: Kind, body: bytes) -> None:
         """Send a message to a session, now or after its reconnect."""
@@ -323,10 +331,6 @@ class Hub:
             session.send(frame)
 
     # -- end --------------------------------------------------------------------------------------
-
-    def _check_idle(self) -> None:
-        if not self._broker.busy and not any(session.calls for session in self.sessions.values()):
-            self._idle.set()
 
     async def drain(self, grace: float) -> bool:
         """Wait until nothing runs and every result was fetched, at most `grace` seconds; whether that came."""

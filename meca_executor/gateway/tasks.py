@@ -37,13 +37,14 @@ class Options:
 class Task:
     """One attempt of one task, as long as the gateway has it."""
 
-    __slots__ = ("charge", "id", "options", "payload", "ref", "session", "tag")
+    __slots__ = ("charge", "id", "kind", "options", "payload", "session")
 
-    def __init__(self, session: BrokerSession, id_: int, tag: int, ref: int, payload: bytes, options: Options) -> None:
+    def __init__(
+        self, session: BrokerSession, id_: int, kind: tuple[int, int], payload: bytes, options: Options
+    ) -> None:
         self.session: BrokerSession | None = session  #: None once its outcome is settled
         self.id = id_
-        self.tag = tag
-        self.ref = ref
+        self.kind = kind  #: options id and definition id: tasks of one kind share an estimate
         self.payload = payload
         self.options = options
         self.charge = 0.0  #: microseconds that it adds to its worker's load

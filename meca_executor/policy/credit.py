@@ -6,7 +6,12 @@ can run. Short tasks have to flow: of those, as many are out as the slots can do
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .batching import updated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SLOT_US = 50_000  #: estimated work that may be out for each slot
 
@@ -48,6 +53,6 @@ class Credit:
         self.out_bytes -= size
         self._out_us = self._out_us - charge if self.out else 0.0
 
-    def measured(self, kind: tuple[int, int], micros: int) -> None:
-        """Learn from a run time."""
+    def measured(self, kind: tuple[int, int], micros: Sequence[int]) -> None:
+        """Learn from run times."""
         self._estimates[kind] = updated(self._estimates.get(kind), micros)

@@ -26,7 +26,7 @@ KEEP_ALIVE_S = 1.0
 class Apps:
     """Runs calls of local apps: started at the first call, kept warm, removed when idle.
 
-    Belongs to the event loop that makes its first call; every method but that is for that loop's thread.
+    Belongs to the event loop of its first call, and to that loop's thread. It starts no threads of its own.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ..wire.calls import NO_DEFINITION, dump_exception, dumps, loads
-from ..wire.records import HEADER_BYTES, MICROS_MAX, Kind, Record, Status, decode, pack_header
+from ..wire.records import HEADER_BYTES, MICROS_MAX, Kind, Status, decode, pack_header
 from . import board as page
 from .lifeline import die_with_parent
 from .pipe import PREFIX
@@ -87,7 +87,7 @@ class Worker:
             if kind is Kind.TASKS:
                 self._run_batch(batch)
             elif kind is Kind.DEFINE:
-                self._references.update((record.id, record.payload) for record in decode(batch))
+                self._references.update((number, reference) for number, _, _, reference in decode(batch))
             elif kind is Kind.SETUP and not self._set_up(batch):
                 return
 
@@ -100,7 +100,7 @@ class Worker:
         return (Kind(kind), batch) if len(batch) == length else None
 
     def _set_up(self, batch: bytes) -> bool:
-        environment, initializer = (record.payload for record in decode(batch))
+        environment, initializer = (payload for _, _, _, payload in decode(batch))
         apply_environment(json.loads(environment))
         if initializer:
             try:
@@ -108,24 +108,24 @@ class Worker:
                 fn(*args)
             except BaseException as error:
                 text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-                self.outbox.put(self.ordinal, Status.BROKEN, 0, text.encode("utf-8", "backslashreplace"))
+                self.outbox.put(self.ordinal, Status.SETUP_FAILED, 0, text.encode("utf-8", "backslashreplace"))
                 self.outbox.flush()
                 return False
         return True
 
     def _run_batch(self, batch: bytes) -> None:
         outbox, board = self.outbox, self._board
-        for record in decode(batch):
+        for ordinal, _, reference, call in decode(batch):
             now = time.monotonic()
             if now - outbox.flushed_at > FLUSH_S:
                 outbox.flush()
             revoked_from, revoked_to = page.unpack_pair(board, 16)
-            ordinal = self.ordinal = record.id
+            self.ordinal = ordinal
             if revoked_from <= ordinal < revoked_to:
                 outbox.put(ordinal, Status.SKIPPED, 0, b"")
                 continue
             page.pack_start(board, 0, ordinal + 1, now)
-            status, payload = self._run(record)
+            status, payload = self._run(reference, call)
             if os.getpid() != self._pid:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
@@ -133,13 +133,13 @@ class Worker:
             outbox.put(ordinal, status, micros, payload)
         outbox.flush()
 
-    def _run(self, record: Record) -> Outcome:
+    def _run(self, reference: int, call: bytes) -> Outcome:
         try:
-            if record.ref == NO_DEFINITION:
-                fn, args, kwargs = loads(record.payload)
+            if reference == NO_DEFINITION:
+                fn, args, kwargs = loads(call)
             else:
-                fn = self._definition(record.ref)
-                args, kwargs = loads(record.payload)
+                fn = self._definition(reference)
+                args, kwargs = loads(call)
             value = fn(*args, **kwargs)
         except BaseException as error:
             return raised(error)

@@ -51,7 +51,10 @@ def dumps(value: object) -> bytes:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
         return _dumps_by_value(value)
-    return _dumps_by_value(value) if any(name in data for name in _by_value) else data
+    for name in _by_value:
+        if name in data:
+            return _dumps_by_value(value)
+    return data
 
 
 def _dumps_by_value(value: object) -> bytes:
