@@ -39,6 +39,7 @@ class Connection:
     outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
     sender: asyncio.Task[None] | None = None
     closing: bool = False
+    resumed: bool = False  #: the session was there before
     received: int = 0  #: the client's last frame number
 
     def send(self, frame: bytes) -> None:
@@ -86,7 +87,7 @@ class Server:
         """
         app = web.Application()
         self._sio.attach(app)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
@@ -119,7 +120,8 @@ class Server:
             return
         try:
             self._admit(connection, answer)
-        except Refusal as refusal:
+        except (Refusal, ValueError) as error:
+            refusal = error if isinstance(error, Refusal) else Refusal("protocol", f"the hello cannot be read: {error}")
             log.warning("refused a client: %s", refusal.text)
             self._refuse(connection, refusal)
 
@@ -149,12 +151,13 @@ class Server:
         secret = self._secrets.get(key) if isinstance(key, str) else None
         expected = proof.client_proof(secret or "", connection.nonce, nonce, text)
         if not proof.same(answer.get("proof"), expected) or secret is None:
-            raise Refusal("key", f"access key {str(key)[:32]!r} is unknown here, or its secret is another one")
+            raise Refusal("key", wrong_key(str(key or "")[:32]))
         welcome = self._welcome(connection, str(key), proof.from_text(text))
         signature = proof.gateway_proof(secret, connection.nonce, nonce, welcome)
         self._send(connection, proof.WELCOME, {"welcome": welcome, "proof": signature})
         assert connection.session is not None
-        self._hub.replay(connection.session, connection.received)
+        if connection.resumed:
+            self._hub.replay(connection.session, connection.received)
 
     def _welcome(self, connection: Connection, key: str, hello: dict[str, Any]) -> str:
         if hello.get("protocol") != proof.PROTOCOL:
@@ -174,7 +177,7 @@ class Server:
             session, resumed = self._hub.attach(name, key, slots, per_worker, connection.send)
         except SessionRefused as error:
             raise Refusal("session", str(error)) from None
-        connection.session = session
+        connection.session, connection.resumed = session, resumed
         if connection.deadline is not None:
             connection.deadline.cancel()
         fields = {
@@ -223,6 +226,16 @@ class Server:
             connection.deadline.cancel()
         if connection.session is not None:
             self._hub.detach(connection.session, connection.send)
+
+
+def wrong_key(key: str) -> str:
+    """Return why a client's key is not accepted, and the way out."""
+    if not key:
+        return (
+            "no access key was given; set MECA_ACCESS_KEY and MECA_SECRET_KEY, or run as the user whose key file the "
+            "gateway reads"
+        )
+    return f"access key {key!r} is unknown here, or its secret is another one"
 
 
 class Refusal(Exception):
