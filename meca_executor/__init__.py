@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import TaskKilled as TaskKilled
     from .errors import TaskTimeout as TaskTimeout
     from .errors import TaskTooLarge as TaskTooLarge
+    from .errors import UntrustedResult as UntrustedResult
     from .errors import UsageError as UsageError
     from .errors import WorkerDied as WorkerDied
 
@@ -64,6 +65,7 @@ _HOMES = {
             "TaskKilled",
             "TaskTimeout",
             "TaskTooLarge",
+            "UntrustedResult",
             "UsageError",
             "WorkerDied",
         ),
@@ -71,7 +73,7 @@ _HOMES = {
     ),
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  (names of the table above, all strings)
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:

@@ -26,6 +26,7 @@ __all__ = [
     "TaskKilled",
     "TaskTimeout",
     "TaskTooLarge",
+    "UntrustedResult",
     "UsageError",
     "WorkerDied",
 ]
@@ -144,3 +145,12 @@ class ContainerFailed(TaskError):
 
     lost: bool = False
     """True when a container that had been ready ended during the call, so that a retry may help."""
+
+
+class UntrustedResult(TaskError):
+    """A result from a host that has not proved itself is not plain data, so it was not read.
+
+    The text names the type and the way out.
+    """
+
+    __module__ = "meca_executor"
