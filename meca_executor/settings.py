@@ -32,7 +32,7 @@ def setting(name: str, environ: Mapping[str, str] | None = None) -> str | None:
     return next((value for prefix in PREFIXES if (value := env.get(prefix + name))), None)
 
 
-def resolve_endpoint(endpoint: str | None, environ: Mapping[str, str] | None = None) -> str | None:
+def resolve_endpoint(endpoint: object, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the URL to connect to, or None for an embedded gateway.
 
     Args:
@@ -44,6 +44,8 @@ def resolve_endpoint(endpoint: str | None, environ: Mapping[str, str] | None = N
     value = endpoint if endpoint is not None else setting("ENDPOINT", environ)
     if value is None or value == "embedded":
         return None
+    if not isinstance(value, str):
+        raise UsageError(f"endpoint {value!r} is not a URL (an int alone is max_workers)")
     if value == "desktop":
         return DESKTOP_ENDPOINT
     from urllib.parse import urlsplit

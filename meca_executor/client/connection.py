@@ -14,6 +14,7 @@ import socketio
 from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
+from .driver import OtherDialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ class Connection:
             )
         except socketio.exceptions.ConnectionError as error:
             if "namespaces failed" in str(error):
-                raise GatewayRefused(
+                raise OtherDialect(
                     f"the server at {self._url} speaks Socket.IO but is no meca gateway (it has no {proof.NAMESPACE})"
                 ) from None
             raise GatewayUnreachable(f"nobody answers at {self._url}: is a gateway running there?") from None
@@ -170,12 +171,12 @@ class Connection:
         self._on_lost()
 
 
-def python_mismatch(theirs: str) -> ProtocolMismatch | None:
+def python_mismatch(theirs: str) -> str | None:
     """Return why functions cannot travel to that Python version, or None when they can."""
     ours = platform.python_version()
     if ours.split(".")[:2] == theirs.split(".")[:2]:
         return None
-    return ProtocolMismatch(
+    return (
         f"functions cannot travel from Python {ours} to the gateway's {theirs}: their code differs; use the same "
         "major.minor version on both sides (containers still run)"
     )

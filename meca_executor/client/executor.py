@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
@@ -13,10 +12,12 @@ from ..errors import ExecutorClosed, NoHostFits, UsageError
 from ..policy.credit import Credit
 from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
 from ..wire.calls import dump_call, dump_whole_call, dumps
+from .checks import check_callable, check_counts, check_initializer, check_map, check_seconds, functions_in_containers
 from .container import Container
 from .embedded import EmbeddedGateway
 from .future import MecaFuture
 from .ledger import Ledger
+from .lifetime import CLOSED, watch
 from .mapping import results_in_order
 from .options import UNSET, TaskOptions
 from .output import Sink, sink_for
@@ -26,22 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
-    from .link import Link
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CLOSED = "cannot schedule new futures after shutdown"
-
-_links: weakref.WeakSet[Link] = weakref.WeakSet()
-_exiting = False
 
 
 class MecaExecutor(Executor):
     """Runs calls in the worker processes and containers behind a gateway.
 
-    It is used as a `ThreadPoolExecutor` is. Without an endpoint it starts a gateway for itself, a child
-    process that ends with it.
+    Used as a `ThreadPoolExecutor` is. Without an endpoint it starts a gateway of its own, a child process.
 
         with MecaExecutor() as ex:
             print(list(ex.map(pow, range(5), [2] * 5)))
@@ -90,15 +84,11 @@ class MecaExecutor(Executor):
         apps: Mapping[str, str | os.PathLike[str]] | None = None,
         connect_timeout: float = 10.0,
     ) -> None:
-        if isinstance(endpoint, int):
-            if max_workers is not None:
-                raise UsageError(f"endpoint {endpoint!r} is not a URL, and max_workers is given as well")
+        if isinstance(endpoint, int) and max_workers is None:
             endpoint, max_workers = None, endpoint
         check_counts(max_workers, max_tasks_per_child)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if not connect_timeout > 0:
-            raise UsageError(f"connect_timeout {connect_timeout!r} is not a positive number of seconds")
+        check_initializer(initializer)
+        check_seconds("connect_timeout", connect_timeout)
         self._options = TaskOptions().changed(
             timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
         )
@@ -113,7 +103,8 @@ class MecaExecutor(Executor):
         keys = None if url is None else given_keys() or next(iter(read_keys(default_key_file())), None)
         # First of all, so that it starts while this process imports what the link needs.
         gateway = None if url is not None else EmbeddedGateway(max_workers, folders)
-        from .link import Link, LinkSettings
+        from .driver import LinkSettings
+        from .link import Link
 
         self._settings = LinkSettings(
             endpoint=url,
@@ -129,7 +120,7 @@ class MecaExecutor(Executor):
         self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
         self._numbers = itertools.count(1)
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
-        _links.add(self._link)
+        watch(self._link)
         # An executor that nobody holds any more ends when its tasks are done.
         finalizer = weakref.finalize(self, self._link.close)
         finalizer.atexit = False
@@ -160,8 +151,13 @@ class MecaExecutor(Executor):
 
     @property
     def dialect(self) -> str:
-        """The protocol spoken with the gateway: `"native"`."""
-        return "native"
+        """The protocol spoken: `"native"`, or `"desktop"` with a MECAnywhere desktop app; waits for the connection.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        self._link.wait_started()
+        return self._link.dialect
 
     @property
     def state(self) -> str:
@@ -212,9 +208,7 @@ class MecaExecutor(Executor):
         reference = self._registry.function_number(fn)
         try:
             payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
             return self._failed(future, error)
         self._enqueue(future, payload, (self._tag, reference), options, None)
         return future
@@ -261,12 +255,7 @@ class MecaExecutor(Executor):
             TimeoutError: From the iterator, when a result is not there in time. The rest is cancelled.
             ValueError: `chunksize` or `buffersize` is less than 1.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        check_map(chunksize, buffersize)
         calls = zip(*iterables, strict=False)
         return results_in_order(weakref.ref(self), self.submit, fn, calls, timeout, buffersize)
 
@@ -385,7 +374,7 @@ class MecaExecutor(Executor):
             )
         assert container.app is not None
         self._settings.apps[container.ref] = container.app
-        self._link.add_app(container.ref, container.app)
+        self._link.apps[container.ref] = container.app
 
     def _enqueue(
         self,
@@ -409,56 +398,3 @@ class MecaExecutor(Executor):
         future.claim()
         future.set_exception(error)
         return future
-
-
-def check_callable(fn: object) -> None:
-    """Check that `fn` can be called, here and not only in a worker."""
-    if not callable(fn):
-        raise TypeError(f"{fn!r} is not callable")
-
-
-def check_counts(max_workers: int | None, max_tasks_per_child: int | None) -> None:
-    """Check as the standard library's executors do."""
-    if max_workers is not None:
-        if isinstance(max_workers, bool) or not isinstance(max_workers, int):
-            raise TypeError(f"max_workers must be an integer, not {max_workers!r}")
-        if max_workers <= 0:
-            raise UsageError("max_workers must be greater than 0")
-    if max_tasks_per_child is not None:
-        if isinstance(max_tasks_per_child, bool) or not isinstance(max_tasks_per_child, int):
-            raise TypeError("max_tasks_per_child must be an integer")
-        if max_tasks_per_child <= 0:
-            raise UsageError("max_tasks_per_child must be >= 1")
-
-
-def functions_in_containers(ref: str) -> str:
-    """Return why a function cannot run in a container here."""
-    return (
-        f"functions cannot run in the container {ref!r} yet: this gateway runs them in worker processes; leave out "
-        "container_ref, or submit Container(...) to call a container"
-    )
-
-
-def _at_exit() -> None:
-    """As the standard library's executors: finish what was submitted, then let the interpreter go."""
-    global _exiting
-    _exiting = True
-    links = list(_links)
-    for link in links:
-        link.refuse(lambda: ExecutorClosed(CLOSED))
-        link.close()
-    for link in links:
-        link.join()
-
-
-def _after_fork() -> None:
-    """The child leaves its parent's executors alone."""
-    for link in list(_links):
-        link.after_fork()
-    _links.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-# Before the interpreter joins its threads; atexit would be after that (bpo-39812).
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

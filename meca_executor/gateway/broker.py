@@ -13,26 +13,12 @@ from typing import TYPE_CHECKING
 
 from ..policy import batching
 from ..wire.records import Record, Status
-from .tasks import (
-    BrokerSession,
-    BrokerWorker,
-    Instruction,
-    Kill,
-    Options,
-    Pool,
-    Report,
-    Revoke,
-    Run,
-    Setup,
-    Spawn,
-    Stop,
-    Task,
-)
+from .roster import Roster
+from .tasks import BrokerSession, BrokerWorker, Instruction, Options, Pool, Report, Run, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
 _SKIPPED, _SETUP_FAILED = int(Status.SKIPPED), int(Status.SETUP_FAILED)  # plain: compared for each record
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
 
@@ -42,15 +28,17 @@ class Broker:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.workers: dict[int, BrokerWorker] = {}
+        self._roster = Roster(slots)
         self.sessions: dict[str, BrokerSession] = {}
         self._pools: dict[str, Pool] = {}
         self._served: str | None = None  # the session that had the last turn
-        self._now = 0.0
         self._definitions: dict[bytes, int] = {}
         self._references: list[bytes] = [b""]  # number -> pickled reference; 0 is none
-        self._last_worker = 0
-        self._out: list[Instruction] = []
+
+    @property
+    def workers(self) -> dict[int, BrokerWorker]:
+        """Its workers, by number."""
+        return self._roster.workers
 
     @property
     def busy(self) -> bool:
@@ -81,9 +69,9 @@ class Broker:
             for task in mine:
                 task.session = None
             if mine:
-                self._kill(worker, Status.KILLED, "its session ended")
+                self._roster.kill(worker, Status.KILLED, "its session ended")
             elif not pool.sessions and worker.pool is pool:
-                self._retire(worker)
+                self._roster.retire(worker)
         return self._flush(dispatch=True)
 
     def define(self, session: str, number: int, reference: bytes) -> None:
@@ -107,7 +95,7 @@ class Broker:
 
     def submit(self, session_id: str, records: Iterable[Record], now: float) -> list[Instruction]:
         """Queue calls; each gets exactly one outcome in a `Report`."""
-        self._now = now
+        self._roster.now = now
         session = self.sessions[session_id]
         broken = session.pool.broken
         refused: list[tuple[int, int, int, bytes]] = []
@@ -120,7 +108,7 @@ class Broker:
             else:
                 session.queue.append(Task(session, id_, (tag, ref), payload, options))
         if refused:
-            self._out.append(Report(session_id, refused))
+            self._roster.out.append(Report(session_id, refused))
         return self._flush(dispatch=True)
 
     def kill(self, session_id: str, task_id: int) -> list[Instruction]:
@@ -130,16 +118,16 @@ class Broker:
         for task in session.queue:
             if task.id == task_id:
                 session.queue.remove(task)
-                self._out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
+                self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
                 return self._flush()
         for worker in self.workers.values():
             for ordinal, task in worker.in_flight.items():
                 if task.session is session and task.id == task_id:
                     if ordinal == worker.started - 1 or len(worker.in_flight) == 1:
-                        self._kill(worker, Status.KILLED, "ended by kill()")
+                        self._roster.kill(worker, Status.KILLED, "ended by kill()")
                     else:  # it has not begun; if it should, the next look ends it
-                        self._settle(worker, task)
-                        self._out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
+                        self._roster.settle(worker, task)
+                        self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
                     return self._flush()
         return []
 
@@ -148,12 +136,12 @@ class Broker:
     def prepare(self, count: int) -> list[Instruction]:
         """Start workers before anyone asks."""
         for _ in range(min(count, self.slots)):
-            self._spawn()
+            self._roster.spawn()
         return self._flush()
 
     def results(self, worker_id: int, records: Iterable[Record], now: float) -> list[Instruction]:
         """Take in what a worker sent; what was settled before is ignored."""
-        self._now = now
+        self._roster.now = now
         worker = self.workers.get(worker_id)
         if worker is None:
             return []
@@ -173,11 +161,11 @@ class Broker:
                 done.append((task.id, tag, micros, payload))
                 spent.setdefault(task.kind, []).append(micros)
         if session is not None and done:
-            self._count_done(worker, session, len(done))
+            self._roster.count_done(worker, session, len(done))
             for kind, times in spent.items():
                 session.estimates[kind] = batching.updated(session.estimates.get(kind), times)
-            self._out.append(Report(session.id, done))
-        self._check_limit(worker)
+            self._roster.out.append(Report(session.id, done))
+        self._roster.check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
         if worker.pool is not None and worker.started:
@@ -188,29 +176,29 @@ class Broker:
         """Take in what a worker's process wrote past Python's streams."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.session is not None:
-            self._out.append(Report(worker.session.id, [(0, stream, 0, text)]))
+            self._roster.out.append(Report(worker.session.id, [(0, stream, 0, text)]))
         return self._flush()
 
     def looked(self, worker_id: int, started: int, since: float, now: float) -> list[Instruction]:
         """Judge what a worker is running: too long for its limit, or for those behind it?"""
-        self._now = now
+        self._roster.now = now
         worker = self.workers.get(worker_id)
         if worker is None or worker.ending is not None:
             return []
         worker.started = max(worker.started, started)
         if worker.reclaiming:
-            self._reclaim(worker)
+            self._roster.reclaim(worker)
         current = worker.in_flight.get(started - 1)
         if current is None:
             return self._flush(dispatch=True)
         elapsed = now - since
         limit = current.options.timeout
         if current.session is None:
-            self._kill(worker, Status.KILLED, "ended by kill()")
+            self._roster.kill(worker, Status.KILLED, "ended by kill()")
         elif limit is not None and elapsed > limit:
-            self._kill(worker, Status.TIMEOUT, f"ran longer than its timeout of {limit:g} s and was killed")
+            self._roster.kill(worker, Status.TIMEOUT, f"ran longer than its timeout of {limit:g} s and was killed")
         elif len(worker.in_flight) > 1 and elapsed > batching.STUCK_S:
-            self._revoke(worker, started)
+            self._roster.revoke(worker, started)
         return self._flush(dispatch=True)
 
     def ended(self, worker_id: int, started: int, how: str) -> list[Instruction]:
@@ -222,9 +210,9 @@ class Broker:
         if current is not None and current.session is not None:
             status, text = worker.ending or (Status.DIED, how)
             session = current.session
-            self._settle(worker, current)
-            self._out.append(Report(session.id, [(current.id, status, 0, text.encode())]))
-        self._give_back(worker, list(worker.in_flight))
+            self._roster.settle(worker, current)
+            self._roster.out.append(Report(session.id, [(current.id, status, 0, text.encode())]))
+        self._roster.give_back(worker, list(worker.in_flight))
         if pool is not None and not started and worker.ending is None and not worker.retired:
             pool.failures += 1
             if pool.failures >= START_FAILURES and pool.broken is None:
@@ -236,7 +224,7 @@ class Broker:
     def _flush(self, dispatch: bool = False) -> list[Instruction]:
         if dispatch:
             self._dispatch()
-        out, self._out = self._out, []
+        out, self._roster.out = self._roster.out, []
         return out
 
     def _dispatch(self) -> None:
@@ -258,9 +246,9 @@ class Broker:
     def _serve(self, session: BrokerSession, alone: bool) -> bool:
         """Give one batch of a session to the best worker there is; False when there is none."""
         estimate = session.estimates.get(session.queue[0].kind)
-        worker = self._choose(session, alone)
-        if worker is None or (worker.load and self._can_grow(session)):
-            worker = self._grow(session) or worker
+        worker = self._roster.choose(session, alone)
+        if worker is None or (worker.load and self._roster.can_grow(session)):
+            worker = self._roster.grow(session) or worker
         if worker is None:
             return False
         size = batching.batch_size(estimate, worker.load, len(session.queue), min(session.cap, self.slots))
@@ -270,67 +258,6 @@ class Broker:
             return False
         self._run(worker, session, size, estimate)
         return True
-
-    def _choose(self, session: BrokerSession, alone: bool) -> BrokerWorker | None:
-        """The least loaded worker that may run this session's tasks.
-
-        A worker has one session's tasks at a time, so that what they print has one owner; while others
-        wait (not `alone`) it gets no more of them, so that it comes to its end and to the others.
-        """
-        limit = session.pool.tasks_per_worker
-        at_cap = len(session.workers) >= session.cap
-        usable = (
-            worker
-            for worker in self.workers.values()
-            if worker.pool is session.pool
-            and worker.ending is None
-            and not worker.retired
-            and (not worker.in_flight or (alone and worker.session is session))
-            and (limit is None or worker.next_ordinal <= limit)
-            and (not at_cap or worker.id in session.workers)
-        )
-        return min(usable, key=lambda worker: worker.load, default=None)
-
-    def _can_grow(self, session: BrokerSession) -> bool:
-        return len(session.workers) < session.cap
-
-    def _grow(self, session: BrokerSession) -> BrokerWorker | None:
-        """A worker that is new to the session's pool: one not told yet, a fresh one, or another pool's place."""
-        if not self._can_grow(session):
-            return None
-        worker = next((w for w in self.workers.values() if w.pool is None and w.ending is None), None)
-        if worker is None and self._alive() < self.slots:
-            worker = self._spawn()
-        if worker is None:
-            worker = self._take_place(session)
-        if worker is not None:
-            worker.pool = session.pool
-            self._out.append(Setup(worker.id, session.pool.setup))
-        return worker
-
-    def _take_place(self, session: BrokerSession) -> BrokerWorker | None:
-        """A fresh worker in the place of an idle one of another pool.
-
-        At once for a session that has none; for one more only when the other has been idle for a while,
-        so that two sessions do not take each other's workers in turn.
-        """
-        has_one = any(worker.pool is session.pool and not worker.retired for worker in self.workers.values())
-        latest = self._now - (PLACE_IDLE_S if has_one else 0.0)
-        for other in self.workers.values():
-            idle = not other.in_flight and not other.retired and other.ending is None
-            if idle and other.pool is not session.pool and other.idle_since <= latest:
-                self._retire(other)
-                return self._spawn()
-        return None
-
-    def _alive(self) -> int:
-        return sum(1 for w in self.workers.values() if not w.retired and w.ending is None)
-
-    def _spawn(self) -> BrokerWorker:
-        self._last_worker += 1
-        worker = self.workers[self._last_worker] = BrokerWorker(self._last_worker)
-        self._out.append(Spawn(worker.id))
-        return worker
 
     def _run(self, worker: BrokerWorker, session: BrokerSession, size: int, estimate: float | None) -> None:
         definitions, calls = [], []
@@ -354,74 +281,14 @@ class Broker:
         worker.next_ordinal = ordinal
         worker.load += charge * len(calls)
         session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)
-        self._out.append(Run(worker.id, definitions, calls))
+        self._roster.out.append(Run(worker.id, definitions, calls))
 
     def _no_outcome(self, worker: BrokerWorker, ordinal: int, tag: int, payload: bytes) -> None:
         """A record that ends no task: one was skipped as told, or the initializer failed."""
         if tag == _SKIPPED:
-            self._give_back(worker, [ordinal])
+            self._roster.give_back(worker, [ordinal])
         elif tag == _SETUP_FAILED:
             self._break(worker, payload.decode("utf-8", "replace"))
-
-    def _settle(self, worker: BrokerWorker, task: Task) -> None:
-        """Take a task off its worker's and its session's counts; from here on it has its outcome."""
-        session, task.session = task.session, None
-        if session is not None:
-            self._count_done(worker, session, 1)
-        worker.load -= task.charge
-        task.charge = 0.0
-
-    def _count_done(self, worker: BrokerWorker, session: BrokerSession, count: int) -> None:
-        left = session.workers.get(worker.id, 0) - count
-        if left > 0:
-            session.workers[worker.id] = left
-        else:
-            session.workers.pop(worker.id, None)
-
-    def _check_limit(self, worker: BrokerWorker) -> None:
-        """A worker that has had its number of tasks makes place for a fresh one."""
-        limit = worker.pool.tasks_per_worker if worker.pool is not None else None
-        if not worker.in_flight:
-            worker.load = 0.0  # no rounding is carried on
-            if limit is not None and worker.next_ordinal > limit:
-                self._retire(worker)
-
-    def _give_back(self, worker: BrokerWorker, ordinals: list[int]) -> None:
-        """Put tasks that did not begin back to the front of their queues, in order."""
-        for ordinal in reversed(ordinals):
-            task = worker.in_flight.pop(ordinal, None)
-            if task is not None and (session := task.session) is not None:
-                self._settle(worker, task)
-                task.session = session
-                session.queue.appendleft(task)
-
-    def _revoke(self, worker: BrokerWorker, started: int) -> None:
-        first, last = worker.revoked
-        start = first if started < last else started
-        worker.revoked = (start, worker.next_ordinal)
-        worker.reclaiming = True
-        current = worker.in_flight[started - 1]
-        # It is longer than thought: nothing more for this worker until it is done.
-        worker.load += max(0.0, batching.TARGET_US - current.charge)
-        current.charge = max(current.charge, batching.TARGET_US)
-        self._out.append(Revoke(worker.id, *worker.revoked))
-
-    def _reclaim(self, worker: BrokerWorker) -> None:
-        """Count a revocation that the worker has had the time to see."""
-        worker.reclaiming = False
-        start, stop = worker.revoked
-        safe = max(start, worker.started)
-        self._give_back(worker, [ordinal for ordinal in worker.in_flight if safe <= ordinal < stop])
-
-    def _kill(self, worker: BrokerWorker, status: Status, text: str) -> None:
-        if worker.ending is None:
-            worker.ending = (status, text)
-            self._out.append(Kill(worker.id))
-
-    def _retire(self, worker: BrokerWorker) -> None:
-        if not worker.retired and worker.ending is None:
-            worker.retired = True
-            self._out.append(Stop(worker.id))
 
     def _break(self, worker: BrokerWorker, text: str) -> None:
         worker.retired = True
@@ -438,8 +305,8 @@ class Broker:
                 for worker in self.workers.values():
                     mine = [task for task in worker.in_flight.values() if task.session is session]
                     for task in mine:
-                        self._settle(worker, task)
+                        self._roster.settle(worker, task)
                     tasks.extend(mine)
                 records = [(task.id, int(Status.BROKEN), 0, text.encode()) for task in tasks]
                 # Task 0 is the session itself: it is told even when it has nothing out.
-                self._out.append(Report(session.id, [*records, (0, Status.BROKEN, 0, text.encode())]))
+                self._roster.out.append(Report(session.id, [*records, (0, Status.BROKEN, 0, text.encode())]))

@@ -28,6 +28,10 @@ class Credit:
         self._out_us = 0.0
         self._estimates: dict[tuple[int, int], float] = {}
 
+    def grant(self, slots: int, window: int, window_bytes: int) -> None:
+        """Take over what a gateway grants: its slots, and how many tasks and bytes may be out."""
+        self.slots, self.window, self.window_bytes = slots, window, window_bytes
+
     def allows(self, kind: tuple[int, int], size: int) -> bool:
         """Whether one more task of this kind, with a payload of `size` bytes, may be handed over."""
         if self.out == 0:

@@ -1,0 +1,55 @@
+"""Arguments of the executor, checked as the standard library's executors check theirs."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+
+
+def check_callable(fn: object) -> None:
+    """Check that `fn` can be called, here and not only in a worker."""
+    if not callable(fn):
+        raise TypeError(f"{fn!r} is not callable")
+
+
+def check_counts(max_workers: int | None, max_tasks_per_child: int | None) -> None:
+    """Check as the standard library's executors do."""
+    if max_workers is not None:
+        if isinstance(max_workers, bool) or not isinstance(max_workers, int):
+            raise TypeError(f"max_workers must be an integer, not {max_workers!r}")
+        if max_workers <= 0:
+            raise UsageError("max_workers must be greater than 0")
+    if max_tasks_per_child is not None:
+        if isinstance(max_tasks_per_child, bool) or not isinstance(max_tasks_per_child, int):
+            raise TypeError("max_tasks_per_child must be an integer")
+        if max_tasks_per_child <= 0:
+            raise UsageError("max_tasks_per_child must be >= 1")
+
+
+def functions_in_containers(ref: str) -> str:
+    """Return why a function cannot run in a container here."""
+    return (
+        f"functions cannot run in the container {ref!r} yet: this gateway runs them in worker processes; leave out "
+        "container_ref, or submit Container(...) to call a container"
+    )
+
+
+def check_initializer(initializer: object) -> None:
+    """Check that it can be called, if there is one."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Check that an argument is a positive number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise UsageError(f"{name} {value!r} is not a positive number of seconds")
+
+
+def check_map(chunksize: int, buffersize: int | None) -> None:
+    """Check the numbers of `map`."""
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")

@@ -1,0 +1,91 @@
+"""What a link needs of a dialect: how to connect, hand tasks over, and take outcomes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import GatewayRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..settings import KeyPair
+    from ..wire.records import Record
+    from .ledger import Ledger
+    from .tasks import Registry, Task
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """What a link needs to know; all checked before."""
+
+    endpoint: str | None  #: None: an embedded gateway
+    keys: KeyPair | None
+    connect_timeout: float
+    max_workers: int | None
+    max_tasks_per_child: int | None
+    initializer: bytes  #: pickled (function, arguments), or nothing
+    apps: dict[str, str] = field(default_factory=dict)
+    on_output: Callable[[str, str], object] | None = None
+    name: str = "MecaExecutor-link"
+    may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
+
+
+class OtherDialect(GatewayRefused):
+    """The server speaks Socket.IO and has no namespace `/meca`."""
+
+
+class Host(Protocol):
+    """The link, as its driver sees it."""
+
+    settings: LinkSettings
+    ledger: Ledger
+    registry: Registry
+    endpoint: str | None
+    slots: int
+    apps: dict[str, str]  #: apps named since the last hand-over
+
+    def settled(self, records: list[Record]) -> None:
+        """Outcomes came."""
+
+    def attempts_lost(self, why: str) -> None:
+        """What was out is lost with its gateway."""
+
+    def down(self) -> None:
+        """The connection is gone."""
+
+    def give_up(self, error: BaseException) -> None:
+        """Nothing more will come."""
+
+    def pump(self) -> None:
+        """There may be something to hand over."""
+
+
+class Driver(Protocol):
+    """One dialect on one link. All of it is called in the link's loop."""
+
+    dialect: str
+
+    async def connect(self, limit: float) -> None:
+        """Get a connection that tasks may be handed over on.
+
+        Raises:
+            GatewayUnreachable: Nobody answered within `limit` seconds; the link tries again.
+            GatewayError: The link gives up.
+        """
+
+    def hand_over(self, tasks: list[Task]) -> None:
+        """Send tasks; each comes back in `Host.settled` or `Host.attempts_lost`."""
+
+    def kill(self, task: int) -> None:
+        """Have a task ended that was handed over."""
+
+    async def leave(self, *, done: bool) -> None:
+        """Drop the connection; with `done`, for good."""
+
+    def close(self) -> None:
+        """After the loop: end what belongs to the dialect."""
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""

@@ -1,0 +1,44 @@
+"""The ends that nobody calls: the interpreter's exit, and a fork's child."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from ..errors import ExecutorClosed
+
+if TYPE_CHECKING:
+    from .link import Link
+
+CLOSED = "cannot schedule new futures after shutdown"
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def watch(link: Link) -> None:
+    """Have a link ended with the interpreter, and left alone by a forked child."""
+    _links.add(link)
+
+
+def _at_exit() -> None:
+    """As the standard library's executors: finish what was submitted, then let the interpreter go."""
+    links = list(_links)
+    for link in links:
+        link.refuse(lambda: ExecutorClosed(CLOSED))
+        link.close()
+    for link in links:
+        link.join()
+
+
+def _after_fork() -> None:
+    for link in list(_links):
+        link.after_fork()
+    _links.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+# Before the interpreter joins its threads; atexit would be after that (bpo-39812).
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

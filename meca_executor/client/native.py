@@ -1,0 +1,179 @@
+"""The native dialect: frames of records in a session that survives reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import GatewayLost, ProtocolMismatch
+from ..settings import KeyPair
+from ..wire import proof
+from ..wire.records import Kind, decode, encode
+from ..wire.stream import Stream
+from .embedded import KEY, EmbeddedGateway, worker_environment
+
+if TYPE_CHECKING:
+    from .connection import Connection, Welcome
+    from .driver import Host
+    from .tasks import Task
+
+ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
+RESTART_S = 60.0  #: an embedded gateway that dies twice within this time is not started again
+
+
+class Native:
+    """One session with a gateway of ours."""
+
+    dialect = "native"
+
+    def __init__(self, host: Host, gateway: EmbeddedGateway | None) -> None:
+        self._host = host
+        self._gateway = gateway
+        self._session = secrets.token_hex(16)
+        self._stream = Stream()
+        self._sent_references = 1
+        self._sent_options = 0
+        self._connection: Connection | None = None
+        self._restarted_at: float | None = None
+
+    # -- connecting -------------------------------------------------------------------------------
+
+    async def connect(self, limit: float) -> None:
+        """Connect and prove, then go on with the session or begin a new one."""
+        from .connection import Connection  # heavy: aiohttp and socketio, while the gateway starts
+
+        url, keys = self._address()
+        connection = Connection(url, self._on_frame, lambda: self._on_lost(connection))
+        hello = {
+            "protocol": proof.PROTOCOL,
+            "session": self._session,
+            "received": self._stream.received,
+            "max_workers": self._host.settings.max_workers,
+            "max_tasks_per_child": self._host.settings.max_tasks_per_child,
+        }
+        try:
+            welcome = await connection.open(keys, hello, limit)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        self._on_welcome(welcome)
+
+    def _address(self) -> tuple[str, KeyPair]:
+        """Where to connect; starts an embedded gateway again if it died, once a minute."""
+        host = self._host
+        if self._gateway is None:
+            assert host.endpoint is not None
+            return host.endpoint, host.settings.keys or KeyPair("", "")
+        if not self._gateway.alive:
+            how, now = self._gateway.how_it_ended(), time.monotonic()
+            if self._restarted_at is not None and now - self._restarted_at < RESTART_S:
+                raise GatewayLost(f"the embedded gateway died twice within {RESTART_S:g} s: {how}")
+            self._restarted_at = now
+            self._gateway.close()
+            self._gateway = EmbeddedGateway(host.settings.max_workers, host.settings.apps)
+        host.endpoint = self._gateway.endpoint()
+        return host.endpoint, KeyPair(KEY, self._gateway.token)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        from .connection import python_mismatch
+
+        ledger = self._host.ledger
+        ledger.credit.grant(welcome.slots, welcome.window, welcome.window_bytes)
+        self._host.slots = welcome.slots
+        if (mismatch := python_mismatch(welcome.python)) is not None:
+            ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
+        if welcome.resumed:
+            for frame in self._stream.replay(welcome.received):
+                self._transmit(frame)
+        else:
+            self._begin_session()
+
+    def _begin_session(self) -> None:
+        """A gateway that does not know us: what another one had is lost with it."""
+        self._stream = Stream()
+        self._sent_references, self._sent_options = 1, 0
+        environment = json.dumps(worker_environment(embedded=self._gateway is not None)).encode()
+        self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
+        self._host.attempts_lost(f"the gateway at {self._host.endpoint} ended while it had the task")
+
+    def _on_lost(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._host.down()
+
+    async def leave(self, *, done: bool) -> None:
+        """Drop the connection; with `done` the gateway forgets the session."""
+        connection = self._connection
+        if connection is None:
+            return
+        if done and self._gateway is None:
+            self._tell(Kind.CONTROL, encode([(0, 0, 0, json.dumps({"type": "bye"}).encode())]))
+        self._connection = None
+        await connection.close()
+
+    def close(self) -> None:
+        """End an embedded gateway."""
+        if self._gateway is not None:
+            self._gateway.close()
+
+    def after_fork(self) -> None:
+        """Leave an embedded gateway to the parent."""
+        if self._gateway is not None:
+            self._gateway.forget()
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def hand_over(self, tasks: list[Task]) -> None:
+        """Send tasks in one message, after what they refer to."""
+        registry, apps = self._host.registry, self._host.apps
+        while apps:
+            ref, folder = apps.popitem()
+            app = json.dumps({"type": "app", "ref": ref, "folder": folder}).encode()
+            self._tell(Kind.CONTROL, encode([(0, 0, 0, app)]))
+        references, options = registry.references, registry.options
+        if self._sent_references < len(references):
+            new = range(self._sent_references, len(references))
+            self._tell(Kind.DEFINE, encode((number, 0, 0, references[number]) for number in new))
+            self._sent_references = new.stop
+        if self._sent_options < len(options):
+            new = range(self._sent_options, len(options))
+            self._tell(Kind.OPTIONS, encode((number, 0, 0, options[number].wire()) for number in new))
+            self._sent_options = new.stop
+        self._tell(Kind.TASKS, encode((task.number, *task.kind, task.payload) for task in tasks))
+
+    def kill(self, task: int) -> None:
+        """Have the gateway end a task."""
+        self._tell(Kind.KILL, encode([(task, 0, 0, b"")]))
+
+    def _tell(self, kind: Kind, body: bytes) -> None:
+        for frame in self._stream.send(kind, body):
+            self._transmit(frame)
+
+    def _transmit(self, frame: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send(frame)
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: bytes) -> None:
+        stream = self._stream
+        try:
+            message = stream.receive(frame)
+            if message is not None and message.kind is Kind.RESULTS:
+                self._host.settled(decode(message.body))
+        except ValueError as error:
+            why = f"the gateway at {self._host.endpoint} sent what cannot be read: {error}"
+            self._host.give_up(GatewayLost(why))
+            return
+        if stream.ack_due:
+            self._transmit(stream.acknowledge())
+        elif stream.ack_owed:
+            asyncio.get_running_loop().call_later(ACK_S, self._acknowledge)
+        self._host.pump()
+
+    def _acknowledge(self) -> None:
+        if self._stream.ack_owed:
+            self._transmit(self._stream.acknowledge())

@@ -1,0 +1,156 @@
+"""The roster: all workers of a gateway, which of them takes the next batch, and when one comes or goes.
+
+Pure, as the broker whose part it is: what is to be done is put into `out`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..policy import batching
+from .tasks import BrokerWorker, Kill, Revoke, Setup, Spawn, Stop
+
+if TYPE_CHECKING:
+    from ..wire.records import Status
+    from .tasks import BrokerSession, Instruction, Task
+
+PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
+
+
+class Roster:
+    """The workers, and what was decided about them since the broker last looked."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.workers: dict[int, BrokerWorker] = {}
+        self.now = 0.0
+        self.out: list[Instruction] = []
+        self._last_worker = 0
+
+    def choose(self, session: BrokerSession, alone: bool) -> BrokerWorker | None:
+        """The least loaded worker that may run this session's tasks.
+
+        A worker has one session's tasks at a time, so that what they print has one owner; while others
+        wait (not `alone`) it gets no more of them, so that it comes to its end and to the others.
+        """
+        limit = session.pool.tasks_per_worker
+        at_cap = len(session.workers) >= session.cap
+        usable = (
+            worker
+            for worker in self.workers.values()
+            if worker.pool is session.pool
+            and worker.ending is None
+            and not worker.retired
+            and (not worker.in_flight or (alone and worker.session is session))
+            and (limit is None or worker.next_ordinal <= limit)
+            and (not at_cap or worker.id in session.workers)
+        )
+        return min(usable, key=lambda worker: worker.load, default=None)
+
+    def can_grow(self, session: BrokerSession) -> bool:
+        """Whether one more worker may run the session's tasks."""
+        return len(session.workers) < session.cap
+
+    def grow(self, session: BrokerSession) -> BrokerWorker | None:
+        """A worker that is new to the session's pool: one not told yet, a fresh one, or another pool's place."""
+        if not self.can_grow(session):
+            return None
+        worker = next((w for w in self.workers.values() if w.pool is None and w.ending is None), None)
+        if worker is None and self.alive() < self.slots:
+            worker = self.spawn()
+        if worker is None:
+            worker = self.take_place(session)
+        if worker is not None:
+            worker.pool = session.pool
+            self.out.append(Setup(worker.id, session.pool.setup))
+        return worker
+
+    def take_place(self, session: BrokerSession) -> BrokerWorker | None:
+        """A fresh worker in the place of an idle one of another pool.
+
+        At once for a session that has none; for one more only when the other has been idle for a while,
+        so that two sessions do not take each other's workers in turn.
+        """
+        has_one = any(worker.pool is session.pool and not worker.retired for worker in self.workers.values())
+        latest = self.now - (PLACE_IDLE_S if has_one else 0.0)
+        for other in self.workers.values():
+            idle = not other.in_flight and not other.retired and other.ending is None
+            if idle and other.pool is not session.pool and other.idle_since <= latest:
+                self.retire(other)
+                return self.spawn()
+        return None
+
+    def alive(self) -> int:
+        """How many workers there are, those that are leaving not counted."""
+        return sum(1 for w in self.workers.values() if not w.retired and w.ending is None)
+
+    def spawn(self) -> BrokerWorker:
+        """Start a worker, not told yet what for."""
+        self._last_worker += 1
+        worker = self.workers[self._last_worker] = BrokerWorker(self._last_worker)
+        self.out.append(Spawn(worker.id))
+        return worker
+
+    def settle(self, worker: BrokerWorker, task: Task) -> None:
+        """Take a task off its worker's and its session's counts; from here on it has its outcome."""
+        session, task.session = task.session, None
+        if session is not None:
+            self.count_done(worker, session, 1)
+        worker.load -= task.charge
+        task.charge = 0.0
+
+    def count_done(self, worker: BrokerWorker, session: BrokerSession, count: int) -> None:
+        """Take tasks off what a session has in a worker."""
+        left = session.workers.get(worker.id, 0) - count
+        if left > 0:
+            session.workers[worker.id] = left
+        else:
+            session.workers.pop(worker.id, None)
+
+    def check_limit(self, worker: BrokerWorker) -> None:
+        """A worker that has had its number of tasks makes place for a fresh one."""
+        limit = worker.pool.tasks_per_worker if worker.pool is not None else None
+        if not worker.in_flight:
+            worker.load = 0.0  # no rounding is carried on
+            if limit is not None and worker.next_ordinal > limit:
+                self.retire(worker)
+
+    def give_back(self, worker: BrokerWorker, ordinals: list[int]) -> None:
+        """Put tasks that did not begin back to the front of their queues, in order."""
+        for ordinal in reversed(ordinals):
+            task = worker.in_flight.pop(ordinal, None)
+            if task is not None and (session := task.session) is not None:
+                self.settle(worker, task)
+                task.session = session
+                session.queue.appendleft(task)
+
+    def revoke(self, worker: BrokerWorker, started: int) -> None:
+        """Tell a worker that is busy for long to leave alone what it has not begun."""
+        first, last = worker.revoked
+        start = first if started < last else started
+        worker.revoked = (start, worker.next_ordinal)
+        worker.reclaiming = True
+        current = worker.in_flight[started - 1]
+        # It is longer than thought: nothing more for this worker until it is done.
+        worker.load += max(0.0, batching.TARGET_US - current.charge)
+        current.charge = max(current.charge, batching.TARGET_US)
+        self.out.append(Revoke(worker.id, *worker.revoked))
+
+    def reclaim(self, worker: BrokerWorker) -> None:
+        """Count a revocation that the worker has had the time to see."""
+        worker.reclaiming = False
+        start, stop = worker.revoked
+        safe = max(start, worker.started)
+        self.give_back(worker, [ordinal for ordinal in worker.in_flight if safe <= ordinal < stop])
+
+    def kill(self, worker: BrokerWorker, status: Status, text: str) -> None:
+        """End a worker and what it is running, with that outcome."""
+        if worker.ending is None:
+            worker.ending = (status, text)
+            self.out.append(Kill(worker.id))
+
+    def retire(self, worker: BrokerWorker) -> None:
+        """Let a worker end; it gets no more tasks."""
+        if not worker.retired and worker.ending is None:
+            worker.retired = True
+            self.out.append(Stop(worker.id))
