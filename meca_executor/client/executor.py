@@ -17,7 +17,7 @@ from .container import Container
 from .embedded import EmbeddedGateway
 from .future import MecaFuture
 from .ledger import Ledger
-from .lifetime import CLOSED, watch
+from .lifetime import CLOSED, check_not_ending, watch
 from .mapping import results_in_order
 from .options import UNSET, TaskOptions
 from .output import Sink, sink_for
@@ -84,6 +84,7 @@ class MecaExecutor(Executor):
         apps: Mapping[str, str | os.PathLike[str]] | None = None,
         connect_timeout: float = 10.0,
     ) -> None:
+        check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
             endpoint, max_workers = None, endpoint
         check_counts(max_workers, max_tasks_per_child)

@@ -17,6 +17,15 @@ CLOSED = "cannot schedule new futures after shutdown"
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
 
 
+_ending = False
+
+
+def check_not_ending() -> None:
+    """Raise when the interpreter is ending: nothing could be waited for any more."""
+    if _ending:
+        raise ExecutorClosed(CLOSED + ": the interpreter is ending")
+
+
 def watch(link: Link) -> None:
     """Have a link ended with the interpreter, and left alone by a forked child."""
     _links.add(link)
@@ -24,6 +33,8 @@ def watch(link: Link) -> None:
 
 def _at_exit() -> None:
     """As the standard library's executors: finish what was submitted, then let the interpreter go."""
+    global _ending
+    _ending = True
     links = list(_links)
     for link in links:
         link.refuse(lambda: ExecutorClosed(CLOSED))

@@ -149,14 +149,14 @@ class Link:
             retry_if_exception_type,
             stop_after_delay,
             stop_when_event_set,
-            wait_exponential_jitter,
+            wait_random_exponential,
         )
 
         limit = RESUME_S if self._started.is_set() else self.settings.connect_timeout
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
             stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),
-            wait=wait_exponential_jitter(initial=0.05, max=5.0, jitter=0.1),
+            wait=wait_random_exponential(multiplier=0.1, max=5.0),
             sleep=self._pause,
             reraise=True,
         ):
