@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ..settings import KeyPair
 
-ANSWER_S = 15.0  #: the gateway's answers during the proof take no longer
-
 
 class Welcome(NamedTuple):
     """What a gateway says once both sides have proved themselves."""
@@ -70,11 +68,13 @@ class Connection:
             ProtocolMismatch: The gateway speaks another protocol.
         """
         try:
-            await asyncio.wait_for(self._connect(timeout), timeout)
-            challenge = await asyncio.wait_for(self._challenge, ANSWER_S)
-            return await asyncio.wait_for(self._prove(keys, hello, challenge), ANSWER_S)
+            return await asyncio.wait_for(self._open(keys, hello, timeout), timeout)
         except (asyncio.TimeoutError, TimeoutError):
-            raise GatewayUnreachable(f"the gateway at {self._url} does not answer") from None
+            raise GatewayUnreachable(f"the gateway at {self._url} does not answer within {timeout:.3g} s") from None
+
+    async def _open(self, keys: KeyPair, hello: dict[str, Any], timeout: float) -> Welcome:
+        await self._connect(timeout)
+        return await self._prove(keys, hello, await self._challenge)
 
     async def _connect(self, timeout: float) -> None:
         try:
@@ -86,9 +86,9 @@ class Connection:
                 raise OtherDialect(
                     f"the server at {self._url} speaks Socket.IO but is no meca gateway (it has no {proof.NAMESPACE})"
                 ) from None
-            raise GatewayUnreachable(f"nobody answers at {self._url}: is a gateway running there?") from None
+            raise GatewayUnreachable(f"no gateway answers at {self._url}: {reason_of(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise GatewayUnreachable(f"cannot connect to {self._url}: {error}") from None
+            raise GatewayUnreachable(f"cannot connect to {self._url}: {error}") from error
 
     async def _prove(self, keys: KeyPair, hello: dict[str, Any], challenge: Any) -> Welcome:
         nonce = challenge.get("nonce") if isinstance(challenge, dict) else None
@@ -169,6 +169,18 @@ class Connection:
                 future.set_exception(gone)
                 future.exception()  # looked at: nobody may be waiting for it
         self._on_lost()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what is at the bottom of a connection error: the libraries above it only say that there was one."""
+    deepest = error
+    while (below := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = below
+    if isinstance(deepest, aiohttp.WSServerHandshakeError):
+        return f"a server that is no gateway is there (HTTP status {deepest.status})"
+    if isinstance(deepest, ConnectionRefusedError):
+        return "nothing listens there; is a gateway running?"
+    return f"{deepest}" or type(deepest).__name__
 
 
 def python_mismatch(theirs: str) -> str | None:

@@ -22,7 +22,8 @@ from ..errors import (
     TaskTooLarge,
     WorkerDied,
 )
-from ..wire.calls import load_exception, loads
+from ..wire.calls import load_exception
+from ..wire.classes import loads_at_home
 from ..wire.records import Record, Status
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseExce
     """Return the value or the error that a record says."""
     try:
         if status == _OK:
-            return loads(payload), None
+            return loads_at_home(payload), None
         if status == Status.RAISED:
             return None, load_exception(payload)
         if status == Status.REPLY and task.decode is not None:

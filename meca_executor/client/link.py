@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from .tasks import Registry, Task
 
 RESUME_S = 600.0  #: how long a lost link is tried again before its tasks are given up
+ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
 STARTED_S = 90.0  #: the properties that need a connection wait no longer than this
-FORKED = "this executor belongs to the parent process; make one of your own in the child"
+FORKED = "this executor was made before a fork and belongs to the parent process; make one of your own here"
 
 
 class Link:
@@ -153,6 +154,7 @@ class Link:
         )
 
         limit = RESUME_S if self._started.is_set() else self.settings.connect_timeout
+        deadline = time.monotonic() + limit
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
             stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),
@@ -161,10 +163,7 @@ class Link:
             reraise=True,
         ):
             with attempt:
-                await self._connect_once(min(limit, 15.0))
-
-    async def _connect_once(self, limit: float) -> None:
-        await self._driver.connect(limit)
+                await self._driver.connect(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
 
     async def _pause(self, seconds: float) -> None:
         """Wait between two attempts; shorter when the executor is closed meanwhile."""

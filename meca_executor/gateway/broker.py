@@ -197,7 +197,7 @@ class Broker:
             self._roster.kill(worker, Status.KILLED, "ended by kill()")
         elif limit is not None and elapsed > limit:
             self._roster.kill(worker, Status.TIMEOUT, f"ran longer than its timeout of {limit:g} s and was killed")
-        elif len(worker.in_flight) > 1 and elapsed > batching.STUCK_S:
+        elif len(worker.in_flight) > 1 and batching.is_stuck(elapsed, current.charge):
             self._roster.revoke(worker, started)
         return self._flush(dispatch=True)
 

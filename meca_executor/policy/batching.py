@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 TARGET_US = 10_000  #: work that a worker should have before it
 OVERHEAD_US = 8  #: what a task costs besides its own run time; keeps a no-op's estimate above zero
 MOST = 1_000  #: tasks in a batch, whatever the estimate says
-STUCK_S = 0.02  #: a batch whose current task runs longer than this gives its other tasks back
+AHEAD_US = 100_000  #: a task up to this long may wait in a worker behind one other, so that no turn-round idles it
+STUCK_S = 0.02  #: a batch whose current task runs longer than this, and than thought, gives its other tasks back
 WEIGHT = 0.25  #: of the newest run time in the estimate
 
 
@@ -26,6 +27,11 @@ def updated(estimate: float | None, micros: Sequence[int]) -> float:
     return estimate + (1 - (1 - WEIGHT) ** len(micros)) * (cost - estimate)
 
 
+def is_stuck(elapsed_s: float, estimate: float) -> bool:
+    """Whether a task runs so much longer than thought (microseconds) that those behind it should go elsewhere."""
+    return elapsed_s > max(STUCK_S, 2e-6 * estimate)
+
+
 def batch_size(estimate: float | None, load: float, queued: int, slots: int) -> int:
     """Return how many of `queued` tasks to give to a worker now; 0 is none.
 
@@ -35,9 +41,10 @@ def batch_size(estimate: float | None, load: float, queued: int, slots: int) -> 
         queued: Tasks waiting.
         slots: Workers that share the queue. Each gets a fraction of it, so that they end together.
     """
-    if load and (estimate is None or load + estimate > TARGET_US):
-        return 0
     if estimate is None:
-        return 1
+        return 0 if load else 1
+    if load and load + estimate > TARGET_US:
+        # Not at the end of the queue: there the task would rather go to the worker that is free first.
+        return int(load <= 1.5 * estimate <= 1.5 * AHEAD_US and queued > slots)
     share = -(-queued // (2 * slots))
     return max(1, min(int((TARGET_US - load) / estimate), share, MOST))

@@ -20,5 +20,9 @@ def why_never(resource: Mapping[str, float], capacity: Mapping[str, float]) -> s
     for name, wanted in resource.items():
         has = capacity.get(name, 0)
         if wanted > has:
-            return f"the task needs {wanted:g} {UNITS.get(name, name)}, and this host has {has:g}"
+            return f"the task needs {_amount(wanted)} {UNITS.get(name, name)}, and this host has {_amount(has)}"
     return None
+
+
+def _amount(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) or number >= 100 else f"{number:,.1f}"

@@ -16,6 +16,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TaskFailed
+from .classes import loads_at_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,7 +169,7 @@ def load_exception(data: bytes) -> BaseException:
     (size,) = _LENGTH.unpack_from(data)
     text = data[_LENGTH.size : _LENGTH.size + size].decode()
     try:
-        error: BaseException = loads(data[_LENGTH.size + size :])
+        error: BaseException = loads_at_home(data[_LENGTH.size + size :])
         if not isinstance(error, BaseException):
             raise TypeError(f"its pickle gives a {type(error).__name__}")
     except BaseException as failure:  # whatever its class does when it is made
