@@ -1,0 +1,45 @@
+"""Every test runs away from the user's own settings, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meca_executor.settings import PREFIXES
+
+from .helpers import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    """Give the run a temporary folder of its own, so that a forgotten file is seen, and its mark."""
+    # Where pytest itself keeps `tmp_path` folders stays as it is: they outlive the run.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="t-")  # short: paths of Unix sockets have about 100 characters
+    for name in [name for name in os.environ if name.startswith(PREFIXES)]:
+        del os.environ[name]
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ["MECA_STATE_DIR"] = os.path.join(folder, "state")
+    leaks.mark_this_run()
+    # After multiprocessing has removed its own folder in this one (its priority is -100).
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process, thread, descriptor or temporary file (unit tests touch none)."""
+    if request.path.is_relative_to(HERE / "unit"):
+        yield
+        return
+    with leaks.nothing_left():
+        yield

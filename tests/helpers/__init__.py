@@ -1,0 +1,1 @@
+"""What tests share: waiting with a limit, scripts in fresh interpreters, and the search for leftovers."""
