@@ -45,6 +45,7 @@ class Connection:
         self._challenge: asyncio.Future[Any] = self._loop.create_future()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
         self._proved = False
+        self._told: object = None  # why the server would not have us in the namespace
         self._outgoing: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._sio = socketio.AsyncClient(
@@ -58,6 +59,7 @@ class Connection:
         on(proof.REFUSED, self._refused, namespace=proof.NAMESPACE)
         on(proof.FRAME_EVENT, self._frame, namespace=proof.NAMESPACE)
         on("disconnect", self._disconnected, namespace=proof.NAMESPACE)
+        on("connect_error", self._connect_error, namespace=proof.NAMESPACE)
 
     async def open(self, keys: KeyPair, hello: dict[str, Any], timeout: float) -> Welcome:
         """Connect and prove; returns what the gateway says.
@@ -82,7 +84,7 @@ class Connection:
                 self._url, namespaces=[proof.NAMESPACE], transports=["websocket"], wait_timeout=timeout
             )
         except socketio.exceptions.ConnectionError as error:
-            if "namespaces failed" in str(error):
+            if self._told == "Invalid namespace":
                 raise OtherDialect(
                     f"the server at {self._url} speaks Socket.IO but is no meca gateway (it has no {proof.NAMESPACE})"
                 ) from None
@@ -161,6 +163,9 @@ class Connection:
     def _frame(self, frame: Any = None) -> None:
         if self._proved and isinstance(frame, bytes):
             self._on_frame(frame)
+
+    def _connect_error(self, data: Any = None) -> None:
+        self._told = data.get("message") if isinstance(data, dict) else data
 
     def _disconnected(self, reason: object = None) -> None:
         gone = GatewayUnreachable(f"the connection to {self._url} was closed")

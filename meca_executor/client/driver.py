@@ -29,6 +29,7 @@ class LinkSettings:
     apps: dict[str, str] = field(default_factory=dict)
     on_output: Callable[[str, str], object] | None = None
     name: str = "MecaExecutor-link"
+    strict: bool = True  #: replies in the old dialect that are known failure texts are failures
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
 
 

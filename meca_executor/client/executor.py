@@ -58,6 +58,8 @@ class MecaExecutor(Executor):
             callable gets `(text, "stdout" or "stderr")`.
         apps: Container name -> folder with `src/app.py`, which the embedded gateway runs as a local process.
         connect_timeout: Seconds in which the gateway must first answer.
+        strict: On the MECAnywhere desktop app: a reply that is one of its hosts' known failure texts is a
+            `TaskFailed`. False takes it as the reply.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
@@ -83,6 +85,7 @@ class MecaExecutor(Executor):
         output: bool | Sink = True,
         apps: Mapping[str, str | os.PathLike[str]] | None = None,
         connect_timeout: float = 10.0,
+        strict: bool = True,
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
@@ -117,6 +120,8 @@ class MecaExecutor(Executor):
             apps=folders,
             on_output=sink,
             name=f"{thread_name_prefix or 'MecaExecutor'}-link",
+            strict=strict,
+            may_fall_back=url is not None and url.startswith("http://") and given_keys() is None,
         )
         self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
         self._numbers = itertools.count(1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -19,6 +22,8 @@ class MecaFuture(Future[T]):
 
     number: int | None = None  #: the task's number in its executor
     given_id: str | None = None
+    _accepted: bool = False
+    _on_accepted: Callable[[], object] | None = None
 
     @property
     def task_id(self) -> str | None:
@@ -38,6 +43,20 @@ class MecaFuture(Future[T]):
             if self._state == "CANCELLED":
                 self.set_running_or_notify_cancel()
         return True
+
+    def accept(self) -> None:
+        """Note that the old dialect's app has taken the task; called by the link."""
+        with self._condition:
+            self._accepted, callback = True, self._on_accepted
+        if callback is not None:
+            callback()
+
+    def when_accepted(self, callback: Callable[[], object]) -> None:
+        """Call back, from the link's thread or at once, when the app has taken the task."""
+        with self._condition:
+            accepted, self._on_accepted = self._accepted, callback
+        if accepted:
+            callback()
 
     def claim(self) -> bool:
         """Set the future running, for the link that hands its task over; False when it was cancelled."""

@@ -193,6 +193,11 @@ class Ledger:
         if self._waiting.pop(task.number, None) is not None:
             self._queue.appendleft(task)
 
+    def has_attempts_left(self, number: int) -> bool:
+        """Whether a lost attempt of a task that is out would be tried again, as far as its count goes."""
+        task = self._out.get(number)
+        return task is not None and task.attempts < (task.options.retry.attempts or float("inf"))
+
     def kill(self, number: int) -> bool:
         """End a task that is here; True when it is out, and so the gateway has to end it."""
         if number in self._out:

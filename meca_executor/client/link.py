@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExecutorClosed, GatewayLost, GatewayUnreachable, InitializerFailed, MecaError
 from ..wire.records import Status
+from .driver import OtherDialect
 from .native import Native
 
 if TYPE_CHECKING:
@@ -163,7 +164,19 @@ class Link:
             reraise=True,
         ):
             with attempt:
-                await self._driver.connect(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
+                await self._connect_once(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
+
+    async def _connect_once(self, limit: float) -> None:
+        try:
+            await self._driver.connect(limit)
+        except OtherDialect:
+            # Only a server that has never spoken the native dialect on this link.
+            if not self.settings.may_fall_back or self._started.is_set():
+                raise
+            from .desktop import Desktop
+
+            self._driver = Desktop(self)
+            await self._driver.connect(limit)
 
     async def _pause(self, seconds: float) -> None:
         """Wait between two attempts; shorter when the executor is closed meanwhile."""

@@ -165,7 +165,7 @@ def read_range(r: Reader, depth: int) -> range:
 
 def read_datetime(r: Reader, depth: int) -> datetime.datetime:
     *fields, fold = r.unpack("<HBBBBBIB")
-    return datetime.datetime(*fields, *r.parts(depth, ZONE), fold=fold)  # type: ignore[arg-type]
+    return datetime.datetime(*fields, *r.parts(depth, ZONE), fold=fold)
 
 
 def read_date(r: Reader, depth: int) -> datetime.date:
@@ -174,7 +174,7 @@ def read_date(r: Reader, depth: int) -> datetime.date:
 
 def read_time(r: Reader, depth: int) -> datetime.time:
     *fields, fold = r.unpack("<BBBIB")
-    return datetime.time(*fields, *r.parts(depth, ZONE), fold=fold)  # type: ignore[arg-type]
+    return datetime.time(*fields, *r.parts(depth, ZONE), fold=fold)
 
 
 def read_timezone(r: Reader, depth: int) -> datetime.timezone:
@@ -267,8 +267,8 @@ def read_known_dataclass(r: Reader, depth: int) -> Any:
 
 
 def built(r: Reader, kind: type, names: list[str], depth: int) -> Any:
-    """Return the object with its fields as they were, as `copy` does: none of the class's own code runs."""
-    value = object.__new__(kind)
+    """Return the object with its fields as they were, as `copy` does: without `__init__` and `__post_init__`."""
+    value: Any = object.__new__(kind)
     for name in names:
         object.__setattr__(value, name, r.value(depth))
     return value
