@@ -155,8 +155,12 @@ class Desktop:
     def _offered(self, offering: asyncio.Task[None]) -> None:
         if offering is self._offering:
             self._offering = None
-        if not offering.cancelled() and offering.exception() is not None:
+        if offering.cancelled():
+            return
+        if offering.exception() is not None:
             self._host.down()  # the connection is gone under it
+        elif len(self._open) - len(self._waiting) < self._host.slots:
+            self._go_on()  # for what came between its end and this call
 
     async def _offer_all(self) -> None:
         while self._waiting and len(self._open) - len(self._waiting) < self._host.slots:
@@ -235,6 +239,7 @@ class Desktop:
             return  # another program's, a second time, or after its deadline
         with contextlib.suppress(ValueError):
             self._unanswered.remove(offer)  # a result says that it was taken, too
+        offer.task.future.transaction_id = result.transaction_id
         failure = old.failure_in(result.response) if self._host.settings.strict else None
         if result.status == 1 and failure is None:
             self._settle(offer, Status.REPLY, result.response.encode("utf-8", "surrogatepass"))

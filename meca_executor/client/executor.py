@@ -325,12 +325,12 @@ class MecaExecutor(Executor):
             container_ref: Image name.
             data: What is posted to the container.
             task_id: A name for the task, in the future's `task_id` and in errors; None is its number.
-            resource: What the container needs: `cpu` (cores), `memory` (MiB), `gpu`.
+            resource: What the container needs, as the executor's.
             runtime: Container runtime; None is the host's default.
             use_gpu: The container needs a GPU, `gpu_count` of them (at least one).
             gpu_count: As above.
-            timeout: Seconds that one attempt may take; default is the executor's.
-            retry: As the executor's; default is the executor's.
+            timeout: As the executor's, and so by default.
+            retry: As the executor's, and so by default.
 
         Raises:
             UsageError: An argument is wrong.
@@ -355,6 +355,12 @@ class MecaExecutor(Executor):
         if not future.cancel():
             self._link.kill(future.number)
         return True
+
+    def kill_workers(self) -> None:
+        """End now: open futures fail, running tasks are killed (on the desktop app: let go). Waits until all is gone."""
+        self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
+        self._link.abandon(lambda: ExecutorClosed("the executor was ended by kill_workers()"))
+        self._link.join()
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ class MecaFuture(Future[T]):
 
     number: int | None = None  #: the task's number in its executor
     given_id: str | None = None
-    _accepted: bool = False
+    transaction_id: str = ""  #: the old dialect's own name for the task
+    accepted: bool = False  #: the old dialect's app has taken it
     _on_accepted: Callable[[], object] | None = None
 
     @property
@@ -47,14 +48,14 @@ class MecaFuture(Future[T]):
     def accept(self) -> None:
         """Note that the old dialect's app has taken the task; called by the link."""
         with self._condition:
-            self._accepted, callback = True, self._on_accepted
+            self.accepted, callback = True, self._on_accepted
         if callback is not None:
             callback()
 
     def when_accepted(self, callback: Callable[[], object]) -> None:
         """Call back, from the link's thread or at once, when the app has taken the task."""
         with self._condition:
-            accepted, self._on_accepted = self._accepted, callback
+            accepted, self._on_accepted = self.accepted, callback
         if accepted:
             callback()
 

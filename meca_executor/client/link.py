@@ -85,6 +85,17 @@ class Link:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def abandon(self, error: Callable[[], BaseException]) -> None:
+        """End now: every open future fails, and what runs is let go or killed."""
+        self._closing = True
+        if (loop := self._loop) is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._abandon, error)
+
+    def _abandon(self, error: Callable[[], BaseException]) -> None:
+        self.ledger.fail_all(error)
+        self.pump()
+
     def kill(self, task: int) -> None:
         """End a task wherever it is."""
         if (loop := self._loop) is not None:

@@ -26,6 +26,7 @@ Classes = dict[tuple[str, str], type]
 #: Keys in one dict or set that may share a hash by chance. More are meant to make us compare each with each:
 #: hashes of text are seeded in every process, those of numbers are known to everybody.
 COLLISIONS_MOST = 64
+SLOW_BYTES = 1024  #: of an int; to compare one of 100 kB with a Decimal takes seconds, with their square
 AXES_MOST = 64  #: numpy's own limit
 NAMES_MOST = 10_000  #: fields of a dataclass or of a structured array
 DECIMAL = r"-?(?:[0-9]+(?:\.[0-9]*)?(?:E[+-][0-9]+)?|Infinity|s?NaN[0-9]*)"
@@ -40,18 +41,24 @@ class Reader:
         self.at = at
         self.left = ITEMS_MOST
         self.allow = allow
+        self.slow: set[type] = set()  #: what was met of a huge int and a Decimal, whose comparison takes minutes
         self.classes: list[tuple[type, list[str]]] = []  #: dataclasses met so far, and their fields as sent
 
     def value(self, depth: int) -> Any:
         self.left -= 1
         if self.left < 0:
             raise damaged(f"has more than {ITEMS_MOST:,} items")
-        tag = self.data[self.at : self.at + 1]
-        self.at += 1
-        read = READERS.get(tag)
+        read = READERS.get(self.byte())
         if read is None:
-            raise damaged(f"has an unknown tag {tag!r}" if tag else "ends too early")
+            raise damaged("has an unknown tag")
         return read(self, depth)
+
+    def byte(self) -> int:
+        at = self.at
+        if at >= len(self.data):
+            raise damaged("ends too early")
+        self.at = at + 1
+        return self.data[at]
 
     def take(self, size: int) -> bytes:
         end = self.at + size
@@ -65,9 +72,9 @@ class Reader:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
 
     def size(self) -> int:
-        size = shift = 0
+        size, shift = 0, 0
         while True:
-            byte = self.take(1)[0]
+            byte = self.byte()
             size |= (byte & 127) << shift
             if byte < 128:
                 return size
@@ -79,7 +86,7 @@ class Reader:
         return self.take(self.size())
 
     def count(self) -> int:
-        """Return a number of items; each takes a byte at least."""
+        """Return a number of items, each of which takes a byte at least."""
         count = self.size()
         if count > len(self.data) - self.at or count > self.left:
             raise damaged("announces more items than it has, or than are allowed")
@@ -106,7 +113,7 @@ class Reader:
 
     def text(self) -> str:
         """Return a str that stands where only a str may stand."""
-        if self.take(1) != b"s":
+        if self.byte() != TEXT:
             raise damaged("has no text where text belongs")
         return read_str(self, 0)
 
@@ -120,7 +127,10 @@ def damaged(how: str) -> UntrustedResult:
 
 
 def read_int(r: Reader, depth: int) -> int:
-    return int.from_bytes(r.block(), "little", signed=True)
+    content = r.block()
+    if len(content) > SLOW_BYTES:
+        r.slow.add(int)
+    return int.from_bytes(content, "little", signed=True)
 
 
 def read_float(r: Reader, depth: int) -> float:
@@ -137,7 +147,7 @@ def read_str(r: Reader, depth: int) -> str:
 
 
 def read_set(r: Reader, depth: int) -> set[Any]:
-    items = checked_keys(r.items(depth))
+    items = checked_keys(r, depth)
     found = set(items)
     if len(found) != len(items):
         raise damaged("has an element twice in a set")
@@ -145,16 +155,18 @@ def read_set(r: Reader, depth: int) -> set[Any]:
 
 
 def read_dict(r: Reader, depth: int) -> dict[Any, Any]:
-    keys = checked_keys(r.items(depth))
+    keys = checked_keys(r, depth)
     found = {key: r.value(depth - 1) for key in keys}
     if len(found) != len(keys):
         raise damaged("has a key twice in a dict")
     return found
 
 
-def checked_keys(keys: list[Any]) -> list[Any]:
-    """Return the keys, if they can be put into a dict in reasonable time."""
-    if len(keys) > COLLISIONS_MOST and len(keys) - len(set(map(hash, keys))) > COLLISIONS_MOST:
+def checked_keys(r: Reader, depth: int) -> list[Any]:
+    """Return the keys, if they can be put into a dict in reasonable time: equal hashes make Python compare them."""
+    keys = r.items(depth)
+    alike = 0 if len(r.slow) > 1 else COLLISIONS_MOST
+    if len(keys) > alike and len(keys) - len(set(map(hash, keys))) > alike:
         raise damaged("has too many keys with the same hash")
     return keys
 
@@ -204,6 +216,7 @@ def read_decimal(r: Reader, depth: int) -> Any:
     from decimal import Decimal
 
     r.enter(depth)
+    r.slow.add(Decimal)
     text = r.block().decode("ascii")
     value = Decimal(text) if re.fullmatch(DECIMAL, text) else None
     if str(value) != text:  # a context without traps makes a NaN of what it cannot represent
@@ -342,7 +355,8 @@ def plain_dtype(text: str) -> Any:
     return dtype
 
 
-READERS: dict[bytes, Callable[[Reader, int], Any]] = {
+TEXT = ord("s")
+_READERS: dict[bytes, Callable[[Reader, int], Any]] = {
     b"N": lambda r, depth: None,
     b"T": lambda r, depth: True,
     b"F": lambda r, depth: False,
@@ -374,3 +388,4 @@ READERS: dict[bytes, Callable[[Reader, int], Any]] = {
     b"O": read_new_dataclass,
     b"o": read_known_dataclass,
 }
+READERS = {ord(tag): read for tag, read in _READERS.items()}
