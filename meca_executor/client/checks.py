@@ -2,7 +2,60 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Any
+
 from ..errors import UsageError
+from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
+from ..wire.calls import dumps
+from .driver import LinkSettings
+from .output import sink_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .output import Sink
+
+
+def checked_settings(
+    endpoint: object,
+    *,
+    max_workers: int | None,
+    max_tasks_per_child: int | None,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    apps: Mapping[str, str | os.PathLike[str]] | None,
+    output: bool | Sink,
+    connect_timeout: float,
+    strict: bool,
+    thread_name: str,
+) -> LinkSettings:
+    """Return what the link needs to know, from the executor's arguments and the environment.
+
+    Raises:
+        UsageError: An argument is wrong.
+        TypeError: An argument has the wrong type, where the standard library says so.
+    """
+    check_counts(max_workers, max_tasks_per_child)
+    check_initializer(initializer)
+    check_seconds("connect_timeout", connect_timeout)
+    url, given = resolve_endpoint(endpoint), given_keys()
+    folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
+    if url is not None and folders:
+        raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
+    return LinkSettings(
+        endpoint=url,
+        keys=None if url is None else given or next(iter(read_keys(default_key_file())), None),
+        connect_timeout=connect_timeout,
+        max_workers=max_workers,
+        max_tasks_per_child=max_tasks_per_child,
+        initializer=b"" if initializer is None else dumps((initializer, tuple(initargs))),
+        apps=folders,
+        on_output=sink_for(output),
+        name=thread_name,
+        strict=strict,
+        may_fall_back=url is not None and url.startswith("http://") and given is None,
+    )
 
 
 def check_callable(fn: object) -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overl
 
 from ..errors import ExecutorClosed, NoHostFits, UsageError
 from ..policy.credit import Credit
-from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
-from ..wire.calls import dump_call, dump_whole_call, dumps
-from .checks import check_callable, check_counts, check_initializer, check_map, check_seconds, functions_in_containers
+from ..wire.calls import dump_call, dump_whole_call
+from .checks import check_callable, check_map, checked_settings, functions_in_containers
 from .container import Container
 from .embedded import EmbeddedGateway
 from .future import MecaFuture
@@ -20,10 +19,10 @@ from .ledger import Ledger
 from .lifetime import CLOSED, check_not_ending, watch
 from .mapping import results_in_order
 from .options import UNSET, TaskOptions
-from .output import Sink, sink_for
 from .tasks import Registry, Task
 
 if TYPE_CHECKING:
+    from .output import Sink
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
@@ -90,39 +89,28 @@ class MecaExecutor(Executor):
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
             endpoint, max_workers = None, endpoint
-        check_counts(max_workers, max_tasks_per_child)
-        check_initializer(initializer)
-        check_seconds("connect_timeout", connect_timeout)
         self._options = TaskOptions().changed(
             timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
         )
         self._registry = Registry()
         self._tag = self._registry.options_number(self._options)
-        url = resolve_endpoint(endpoint)
-        folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
-        if url is not None and folders:
-            raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
-        sink = sink_for(output)
-        setup = b"" if initializer is None else dumps((initializer, tuple(initargs)))
-        keys = None if url is None else given_keys() or next(iter(read_keys(default_key_file())), None)
-        # First of all, so that it starts while this process imports what the link needs.
-        gateway = None if url is not None else EmbeddedGateway(max_workers, folders)
-        from .driver import LinkSettings
-        from .link import Link
-
-        self._settings = LinkSettings(
-            endpoint=url,
-            keys=keys,
-            connect_timeout=connect_timeout,
+        self._settings = checked_settings(
+            endpoint,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
-            initializer=setup,
-            apps=folders,
-            on_output=sink,
-            name=f"{thread_name_prefix or 'MecaExecutor'}-link",
+            initializer=initializer,
+            initargs=initargs,
+            apps=apps,
+            output=output,
+            connect_timeout=connect_timeout,
             strict=strict,
-            may_fall_back=url is not None and url.startswith("http://") and given_keys() is None,
+            thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
+        # First of all, so that it starts while this process imports what the link needs.
+        embedded = self._settings.endpoint is None
+        gateway = EmbeddedGateway(max_workers, self._settings.apps) if embedded else None
+        from .link import Link
+
         self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
         self._numbers = itertools.count(1)
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
@@ -357,7 +345,7 @@ class MecaExecutor(Executor):
         return True
 
     def kill_workers(self) -> None:
-        """End now: open futures fail, running tasks are killed (on the desktop app: let go). Waits until all is gone."""
+        """End now: open futures fail, what runs is killed (on the desktop app: let go). Waits until all is gone."""
         self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
         self._link.abandon(lambda: ExecutorClosed("the executor was ended by kill_workers()"))
         self._link.join()
