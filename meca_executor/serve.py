@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .gateway.broker import Broker
+from .gateway.desktop import with_tag
 from .gateway.hub import Hub
 from .gateway.server import Server
 from .runtimes.apps import Apps
@@ -53,7 +54,9 @@ class Gateway:
         self._apps = Apps({**shipped(), **apps}, environ=environ)
         self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting)
         self._hub.start(Processes(self._hub, environ), ready_workers)
-        self._server = Server(self._hub, secrets, slots)
+        # The embedded gateway serves its one client only.
+        old_dialect = None if trusting else (frozenset(map(with_tag, apps)), host_capacity())
+        self._server = Server(self._hub, secrets, slots, old_dialect)
         self.slots = slots
 
     async def listen(self, host: str, port: int) -> int:

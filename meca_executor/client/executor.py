@@ -22,9 +22,10 @@ from .options import UNSET, TaskOptions
 from .tasks import Registry, Task
 
 if TYPE_CHECKING:
-    from .output import Sink
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
+
+    from .output import Sink
 
 
 P = ParamSpec("P")

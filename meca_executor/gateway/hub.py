@@ -228,7 +228,7 @@ class Hub:
         try:
             async with session.gate:
                 started = time.monotonic()
-                status, payload = await self._ask(record, options)
+                status, payload = await self.ask(options, record[3])
         except asyncio.CancelledError:
             status, payload = Status.KILLED, b"ended by kill()"
         finally:
@@ -236,12 +236,13 @@ class Hub:
         micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
         self._report(session.id, [(record[0], status, micros, payload)])
 
-    async def _ask(self, record: Record, options: Options) -> tuple[Status, bytes]:
+    async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
+        """Return how a container's call ended, and its reply or why not."""
         assert options.container_ref is not None
         if (refusal := self._refused_apps.get(options.container_ref)) is not None:
             return Status.NO_HOST, refusal.encode()
         try:
-            reply = await self._containers.call(options.container_ref, record[3], timeout=options.timeout)
+            reply = await self._containers.call(options.container_ref, content, timeout=options.timeout)
             return Status.REPLY, reply
         except ContainerFailed as error:
             status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED

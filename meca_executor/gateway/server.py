@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT, StreamBroken
+from .desktop import DesktopFront
 from .hub import Hub, Session, SessionRefused, limits
 
 if TYPE_CHECKING:
@@ -54,9 +55,16 @@ class Server:
         hub: Where frames go.
         secrets: Access key -> secret of those who may connect.
         slots: Tasks that run at once.
+        old_dialect: Serve that on `/` too: the names of the containers that may be run, and this host's capacity.
     """
 
-    def __init__(self, hub: Hub, secrets: Mapping[str, str], slots: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        secrets: Mapping[str, str],
+        slots: int,
+        old_dialect: tuple[frozenset[str], Mapping[str, float]] | None = None,
+    ) -> None:
         self._hub = hub
         self._secrets = secrets
         self._slots = slots
@@ -65,8 +73,8 @@ class Server:
             async_mode="aiohttp",
             async_handlers=False,  # in order, one after the other
             always_connect=True,  # the challenge follows the connect packet
-            namespaces=[proof.NAMESPACE],
-            transports=["websocket"],
+            namespaces=[proof.NAMESPACE] if old_dialect is None else [proof.NAMESPACE, "/"],
+            transports=["websocket"] if old_dialect is None else ["websocket", "polling"],
             ping_interval=PING_S,
             ping_timeout=PONG_S,
             max_http_buffer_size=FRAME_LIMIT,
@@ -77,6 +85,7 @@ class Server:
         self._sio.on("disconnect", self._on_disconnect, namespace=proof.NAMESPACE)
         self._sio.on(proof.HELLO, self._on_hello, namespace=proof.NAMESPACE)
         self._sio.on(proof.FRAME_EVENT, self._on_frame, namespace=proof.NAMESPACE)
+        self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
         self._runner: web.AppRunner | None = None
 
     async def listen(self, host: str, port: int) -> int:
@@ -85,7 +94,8 @@ class Server:
         Raises:
             OSError: The address cannot be had.
         """
-        app = web.Application()
+        middlewares = [] if self._front is None else [self._front.transports.middleware()]
+        app = web.Application(middlewares=middlewares, client_max_size=FRAME_LIMIT)
         self._sio.attach(app)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
@@ -98,6 +108,8 @@ class Server:
         """Stop serving and drop every connection."""
         for connection in list(self._connections.values()):
             self._forget(connection)
+        if self._front is not None:
+            self._front.close()
         await self._sio.shutdown()
         if self._runner is not None:
             await self._runner.cleanup()

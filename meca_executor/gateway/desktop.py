@@ -1,0 +1,215 @@
+"""The old dialect on a gateway: programs on the original MECAnywhere SDK, on `/`, as they are.
+
+They have no key, so they come from this machine only and may run the containers that the operator named,
+never functions. Each hears of its own jobs only; what ends while its connection is down it hears when the
+same process is back. To the wire's rules and why: `wire/desktop.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ..policy.placement import why_never
+from ..wire import desktop as old
+from ..wire.records import Status
+from .peer import process_at
+from .tasks import Options
+from .transports import Transports
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import socketio
+
+    from .hub import Hub
+
+JOB_S = 600.0  #: as the original's backend
+KEPT_S = 600.0  #: results wait so long for their client to come back
+FETCH_S = 60.0  #: a client takes what it is sent within this time, or is given up
+
+log = logging.getLogger("meca.gateway")
+
+Event = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(eq=False)
+class Client:
+    """One program: its connection, and what it has not heard yet."""
+
+    name: str
+    sid: str | None = None
+    unheard: deque[Event] = field(default_factory=deque)
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    sender: asyncio.Task[None] | None = None
+    jobs: set[asyncio.Task[None]] = field(default_factory=set)
+    expiry: asyncio.TimerHandle | None = None
+    polling: bool = False  #: was sent away to come back on polling
+
+
+class DesktopFront:
+    """Serves the old dialect beside the native one.
+
+    Args:
+        sio: The gateway's Socket.IO server.
+        hub: Runs the containers.
+        allowed: The names of those that may be run.
+        capacity: What this host has of each resource.
+    """
+
+    def __init__(
+        self, sio: socketio.AsyncServer, hub: Hub, allowed: frozenset[str], capacity: Mapping[str, float]
+    ) -> None:
+        self._sio = sio
+        self._hub = hub
+        self._allowed = allowed
+        self._capacity = capacity
+        self.transports = Transports(sio)
+        self._clients: dict[str, Client] = {}  # by name
+        self._connected: dict[str, Client] = {}  # by connection
+        sio.on("connect", self._on_connect, namespace=old.NAMESPACE)
+        sio.on("disconnect", self._on_disconnect, namespace=old.NAMESPACE)
+        sio.on(old.OFFLOAD, self._on_offload, namespace=old.NAMESPACE)
+
+    def close(self) -> None:
+        """Let go of all clients; their jobs end."""
+        for client in list(self._clients.values()):
+            self._forget(client)
+
+    # -- Socket.IO events -------------------------------------------------------------------------
+
+    async def _on_connect(self, sid: str, environ: Mapping[str, Any], auth: object = None) -> None:
+        name = await asyncio.to_thread(_process_of, environ) or sid
+        if name in self._clients and self._clients[name].sid is not None:
+            name = sid  # a second connection of one process is a client of its own
+        client = self._clients.setdefault(name, Client(name))
+        if client.expiry is not None:
+            client.expiry.cancel()
+        client.sid = sid
+        self._connected[sid] = client
+        client.unheard.appendleft((old.REGISTERED, (True,)))
+        client.more.set()
+        client.sender = asyncio.get_running_loop().create_task(self._sending(client, sid))
+
+    async def _on_disconnect(self, sid: str, reason: object = None) -> None:
+        client = self._connected.pop(sid, None)
+        if client is None:
+            return
+        client.sid = None
+        await self.transports.release(self._sio.manager.eio_sid_from_sid(sid, old.NAMESPACE))
+        if client.sender is not None:
+            client.sender.cancel()
+        # `registered` is told anew; what else it has not heard waits.
+        client.unheard = deque(event for event in client.unheard if event[0] == old.RESULT)
+        if client.jobs or client.unheard:
+            client.expiry = asyncio.get_running_loop().call_later(KEPT_S, self._forget, client)
+        else:
+            self._forget(client)
+
+    async def _on_offload(self, sid: str, *args: Any) -> None:
+        client = self._connected.get(sid)
+        if client is None:
+            return
+        try:
+            job = old.decode_job(args)
+        except old.MalformedJob as error:
+            self._tell(client, old.OFFLOADED, {"message": str(error)}, None)
+            return
+        self._tell(client, old.OFFLOADED, None, "success")
+        running = asyncio.get_running_loop().create_task(self._run(client, job))
+        client.jobs.add(running)
+        running.add_done_callback(client.jobs.discard)
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    async def _run(self, client: Client, job: old.Job) -> None:
+        status, payload = await self._outcome(job)
+        text = payload.decode("utf-8", "replace")
+        replied = status is Status.REPLY
+        if status is Status.TIMEOUT:
+            text = "Time out."  # the original's word for it
+        self._tell(
+            client,
+            old.RESULT,
+            int(replied),
+            text if replied else "",
+            None if replied else text,
+            job.task_id,
+            str(uuid4()),
+        )
+
+    async def _outcome(self, job: old.Job) -> tuple[Status, bytes]:
+        if job.use_gpu or job.gpu_count:
+            log.warning("task %s: use_gpu is ignored, this gateway gives no GPU to containers", job.task_id)
+        if with_tag(job.container_ref) not in self._allowed:
+            named = ", ".join(sorted(self._allowed)) or "none"
+            told = f"container {job.container_ref!r} may not be run here; the operator named: {named}"
+            return Status.NO_HOST, told.encode()
+        resource = {"memory" if name == "mem" else name: value for name, value in (job.resource or {}).items()}
+        numbers = {name: float(value) for name, value in resource.items() if isinstance(value, (int, float))}
+        if (why := why_never(numbers, self._capacity)) is not None:
+            return Status.NO_HOST, why.encode()
+        options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime)
+        return await self._hub.ask(options, job.content.encode("utf-8", "surrogatepass"))
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def _tell(self, client: Client, event: str, *args: Any) -> None:
+        client.unheard.append((event, args))
+        client.more.set()
+
+    async def _sending(self, client: Client, sid: str) -> None:
+        """Send events one by one, each fetched before the next is sent.
+
+        The original client takes at most 16 packets in one answer (python-engineio), and an `offloaded`
+        that comes together with its result can overtake it there.
+        """
+        eio_sid = self._sio.manager.eio_sid_from_sid(sid, old.NAMESPACE)
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError, KeyError):
+            while True:
+                while client.unheard:
+                    event, args = client.unheard[0]
+                    if event == old.RESULT and not self.transports.takes(eio_sid, len(args[1].encode())):
+                        client.polling = True
+                        self.transports.send_to_polling(eio_sid)
+                        return
+                    await self._sio.emit(event, args, to=sid, namespace=old.NAMESPACE)
+                    await asyncio.wait_for(self.transports.fetched(eio_sid), FETCH_S)
+                    client.unheard.popleft()
+                self._polling_over(client)
+                client.more.clear()
+                await client.more.wait()
+
+    def _polling_over(self, client: Client) -> None:
+        if client.polling:
+            client.polling = False
+            self.transports.polling_over()
+
+    def _forget(self, client: Client) -> None:
+        self._clients.pop(client.name, None)
+        self._polling_over(client)
+        if client.expiry is not None:
+            client.expiry.cancel()
+        if client.sender is not None:
+            client.sender.cancel()
+        for job in list(client.jobs):
+            job.cancel()
+
+
+def with_tag(ref: str) -> str:
+    """Return an image name with its tag: no tag is `latest`, as Docker has it."""
+    return ref if ":" in ref.rpartition("/")[2] or "@" in ref else f"{ref}:latest"
+
+
+def _process_of(environ: Mapping[str, Any]) -> str | None:
+    request = environ.get("aiohttp.request")
+    transport = request.transport if request is not None else None
+    if transport is None:
+        return None
+    peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return process_at(peer[1], own[1]) if peer and own else None
