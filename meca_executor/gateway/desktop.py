@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 JOB_S = 600.0  #: as the original's backend
 KEPT_S = 600.0  #: results wait so long for their client to come back
+HEARD_S = 2.0  #: a client that acknowledges does so within this time, also when it is busy
 FETCH_S = 60.0  #: a client takes what it is sent within this time, or is given up
 
 log = logging.getLogger("meca.gateway")
@@ -49,6 +50,7 @@ class Client:
     sender: asyncio.Task[None] | None = None
     jobs: set[asyncio.Task[None]] = field(default_factory=set)
     expiry: asyncio.TimerHandle | None = None
+    acknowledges: bool = True  #: until it is seen not to
     polling: bool = False  #: was sent away to come back on polling
 
 
@@ -84,6 +86,8 @@ class DesktopFront:
     # -- Socket.IO events -------------------------------------------------------------------------
 
     async def _on_connect(self, sid: str, environ: Mapping[str, Any], auth: object = None) -> None:
+        if sid in self._connected:
+            return  # not a connection: an event that a client named `connect`
         name = await asyncio.to_thread(_process_of, environ) or sid
         if name in self._clients and self._clients[name].sid is not None:
             name = sid  # a second connection of one process is a client of its own
@@ -164,10 +168,11 @@ class DesktopFront:
         client.more.set()
 
     async def _sending(self, client: Client, sid: str) -> None:
-        """Send events one by one, each fetched before the next is sent.
+        """Send events one by one, each heard before the next is sent.
 
-        The original client takes at most 16 packets in one answer (python-engineio), and an `offloaded`
-        that comes together with its result can overtake it there.
+        A Python client acknowledges by itself when its handler has run. Without waiting for that, an
+        `offloaded` and its result run side by side there, and on polling more than 16 packets in one answer
+        end the session (python-engineio).
         """
         eio_sid = self._sio.manager.eio_sid_from_sid(sid, old.NAMESPACE)
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError, KeyError):
@@ -178,12 +183,22 @@ class DesktopFront:
                         client.polling = True
                         self.transports.send_to_polling(eio_sid)
                         return
-                    await self._sio.emit(event, args, to=sid, namespace=old.NAMESPACE)
+                    await self._say(client, sid, event, args)
                     await asyncio.wait_for(self.transports.fetched(eio_sid), FETCH_S)
                     client.unheard.popleft()
                 self._polling_over(client)
                 client.more.clear()
                 await client.more.wait()
+
+    async def _say(self, client: Client, sid: str, event: str, args: tuple[Any, ...]) -> None:
+        heard = asyncio.Event()
+        callback = (lambda *_: heard.set()) if client.acknowledges else None
+        await self._sio.emit(event, args, to=sid, namespace=old.NAMESPACE, callback=callback)
+        if client.acknowledges:
+            try:
+                await asyncio.wait_for(heard.wait(), HEARD_S)
+            except (asyncio.TimeoutError, TimeoutError):
+                client.acknowledges = False  # another language's client: do not wait again
 
     def _polling_over(self, client: Client) -> None:
         if client.polling:

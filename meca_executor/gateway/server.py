@@ -117,6 +117,8 @@ class Server:
     # -- Socket.IO events -------------------------------------------------------------------------
 
     async def _on_connect(self, sid: str, environ: object, auth: object = None) -> None:
+        if sid in self._connections:
+            return  # not a connection: an event that a client named `connect`
         connection = self._connections[sid] = Connection(sid, proof.make_nonce())
         connection.send = lambda frame: self._send(connection, proof.FRAME_EVENT, frame)  # type: ignore[method-assign]
         connection.deadline = asyncio.get_running_loop().call_later(PROOF_S, self._drop, connection)
