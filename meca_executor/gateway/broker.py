@@ -31,7 +31,6 @@ class Broker:
         self._roster = Roster(slots)
         self.sessions: dict[str, BrokerSession] = {}
         self._pools: dict[str, Pool] = {}
-        self._served: str | None = None  # the session that had the last turn
         self._definitions: dict[bytes, int] = {}
         self._references: list[bytes] = [b""]  # number -> pickled reference; 0 is none
 
@@ -69,7 +68,7 @@ class Broker:
             for task in mine:
                 task.session = None
             if mine:
-                self._roster.kill(worker, Status.KILLED, "its session ended")
+                self._roster.kill(worker, 0, Status.KILLED, "its session ended")
             elif not pool.sessions and worker.pool is pool:
                 self._roster.retire(worker)
         return self._flush(dispatch=True)
@@ -123,11 +122,12 @@ class Broker:
         for worker in self.workers.values():
             for ordinal, task in worker.in_flight.items():
                 if task.session is session and task.id == task_id:
-                    if ordinal == worker.started - 1 or len(worker.in_flight) == 1:
-                        self._roster.kill(worker, Status.KILLED, "ended by kill()")
-                    else:  # it has not begun; if it should, the next look ends it
-                        self._roster.settle(worker, task)
-                        self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
+                    # Over from here on. If it runs, the next look ends it; the one that runs by then is no victim.
+                    self._roster.settle(worker, task)
+                    self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
+                    self._roster.occupy(worker, task)
+                    if ordinal >= worker.started:
+                        self._roster.revoke(worker, ordinal)
                     return self._flush()
         return []
 
@@ -146,11 +146,15 @@ class Broker:
         if worker is None:
             return []
         session, in_flight = worker.session, worker.in_flight
+        skipped: list[int] = []
         done: list[Record] = []
         spent: dict[tuple[int, int], list[int]] = {}
         for ordinal, tag, micros, payload in records:
-            if tag >= _SKIPPED:
-                self._no_outcome(worker, ordinal, tag, payload)
+            if tag == _SKIPPED:
+                skipped.append(ordinal)
+                continue
+            if tag == _SETUP_FAILED:
+                self._break(worker, payload.decode("utf-8", "replace"))
                 continue
             task = in_flight.pop(ordinal, None)
             if task is None:
@@ -165,6 +169,8 @@ class Broker:
             for kind, times in spent.items():
                 session.estimates[kind] = batching.updated(session.estimates.get(kind), times)
             self._roster.out.append(Report(session.id, done))
+        if skipped:
+            self._roster.give_back(worker, skipped)
         self._roster.check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
@@ -194,11 +200,14 @@ class Broker:
         elapsed = now - since
         limit = current.options.timeout
         if current.session is None:
-            self._roster.kill(worker, Status.KILLED, "ended by kill()")
+            self._roster.kill(worker, started - 1, Status.KILLED, "ended by kill()")
         elif limit is not None and elapsed > limit:
-            self._roster.kill(worker, Status.TIMEOUT, f"ran longer than its timeout of {limit:g} s and was killed")
+            told = f"ran longer than its timeout of {limit:g} s and was killed"
+            self._roster.kill(worker, started - 1, Status.TIMEOUT, told)
         elif len(worker.in_flight) > 1 and batching.is_stuck(elapsed, current.charge):
+            # Longer than thought: those behind it may run elsewhere, and none come until it is done.
             self._roster.revoke(worker, started)
+            self._roster.occupy(worker, current)
         return self._flush(dispatch=True)
 
     def ended(self, worker_id: int, started: int, how: str) -> list[Instruction]:
@@ -208,7 +217,9 @@ class Broker:
             return []
         pool, current = worker.pool, worker.in_flight.pop(started - 1, None)
         if current is not None and current.session is not None:
-            status, text = worker.ending or (Status.DIED, how)
+            ordinal, status, text = worker.ending or (started - 1, Status.DIED, how)
+            if ordinal != started - 1:  # the one that was to be killed had just ended
+                status, text = Status.LOST, "its worker was killed for the task before it"
             session = current.session
             self._roster.settle(worker, current)
             self._roster.out.append(Report(session.id, [(current.id, status, 0, text.encode())]))
@@ -230,23 +241,20 @@ class Broker:
     def _dispatch(self) -> None:
         """Give out what can be given out, one batch a session a turn."""
         waiting = deque(session for session in self.sessions.values() if session.queue and not session.paused)
-        if len(waiting) > 1:  # who was served last time stands behind the others
-            waiting.rotate(-(self._last_served(waiting) + 1))
+        if waiting:
+            self._roster.rivalry(waiting)
         while waiting:
             session = waiting.popleft()
-            alone = all(other.pool is not session.pool for other in waiting)
-            if self._serve(session, alone):
-                self._served = session.id
+            if self._serve(session):
+                # Who was served stands behind the others from now on.
+                self.sessions[session.id] = self.sessions.pop(session.id)
                 if session.queue:
                     waiting.append(session)
 
-    def _last_served(self, waiting: Iterable[BrokerSession]) -> int:
-        return next((at for at, session in enumerate(waiting) if session.id == self._served), -1)
-
-    def _serve(self, session: BrokerSession, alone: bool) -> bool:
+    def _serve(self, session: BrokerSession) -> bool:
         """Give one batch of a session to the best worker there is; False when there is none."""
         estimate = session.estimates.get(session.queue[0].kind)
-        worker = self._roster.choose(session, alone)
+        worker = self._roster.choose(session)
         if worker is None or (worker.load and self._roster.can_grow(session)):
             worker = self._roster.grow(session) or worker
         if worker is None:
@@ -282,13 +290,6 @@ class Broker:
         worker.load += charge * len(calls)
         session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)
         self._roster.out.append(Run(worker.id, definitions, calls))
-
-    def _no_outcome(self, worker: BrokerWorker, ordinal: int, tag: int, payload: bytes) -> None:
-        """A record that ends no task: one was skipped as told, or the initializer failed."""
-        if tag == _SKIPPED:
-            self._roster.give_back(worker, [ordinal])
-        elif tag == _SETUP_FAILED:
-            self._break(worker, payload.decode("utf-8", "replace"))
 
     def _break(self, worker: BrokerWorker, text: str) -> None:
         worker.retired = True

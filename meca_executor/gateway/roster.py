@@ -5,15 +5,19 @@ Pure, as the broker whose part it is: what is to be done is put into `out`.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..policy import batching
 from .tasks import BrokerWorker, Kill, Revoke, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
-    from ..wire.records import Status
-    from .tasks import BrokerSession, Instruction, Task
+    from collections.abc import Iterable
 
+    from ..wire.records import Status
+    from .tasks import BrokerSession, Instruction, Pool, Task
+
+PLACE_HELD_S = 0.5  #: a worker gives its place to a pool that has none after so long
 PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
 
 
@@ -26,26 +30,40 @@ class Roster:
         self.now = 0.0
         self.out: list[Instruction] = []
         self._last_worker = 0
+        self._wanted: Counter[Pool] = Counter()  # sessions that wait, by pool
+        self._starving = False  # some pool waits and has no worker
 
-    def choose(self, session: BrokerSession, alone: bool) -> BrokerWorker | None:
+    def rivalry(self, waiting: Iterable[BrokerSession]) -> None:
+        """Take note of who wants workers in this turn."""
+        self._wanted = Counter(session.pool for session in waiting)
+        served = {worker.pool for worker in self.workers.values() if not worker.retired and worker.ending is None}
+        self._starving = any(pool not in served for pool in self._wanted)
+
+    def choose(self, session: BrokerSession) -> BrokerWorker | None:
         """The least loaded worker that may run this session's tasks.
 
-        A worker has one session's tasks at a time, so that what they print has one owner; while others
-        wait (not `alone`) it gets no more of them, so that it comes to its end and to the others.
+        A worker has one session's tasks at a time, so that what they print has one owner. While others of
+        its pool wait, it gets no more of them before it is through, so that it comes to the others; while
+        a pool without a worker waits, it gets none at all once it has had its place for a while.
         """
         limit = session.pool.tasks_per_worker
         at_cap = len(session.workers) >= session.cap
+        rivals = self._wanted[session.pool] > 1
         usable = (
             worker
             for worker in self.workers.values()
             if worker.pool is session.pool
             and worker.ending is None
             and not worker.retired
-            and (not worker.in_flight or (alone and worker.session is session))
+            and (not worker.in_flight or (not rivals and worker.session is session))
+            and not (self._starving and self._held_long(worker))
             and (limit is None or worker.next_ordinal <= limit)
             and (not at_cap or worker.id in session.workers)
         )
         return min(usable, key=lambda worker: worker.load, default=None)
+
+    def _held_long(self, worker: BrokerWorker) -> bool:
+        return self.now - worker.placed_at >= PLACE_HELD_S
 
     def can_grow(self, session: BrokerSession) -> bool:
         """Whether one more worker may run the session's tasks."""
@@ -61,21 +79,26 @@ class Roster:
         if worker is None:
             worker = self.take_place(session)
         if worker is not None:
-            worker.pool = session.pool
+            worker.pool, worker.placed_at = session.pool, self.now
             self.out.append(Setup(worker.id, session.pool.setup))
         return worker
 
     def take_place(self, session: BrokerSession) -> BrokerWorker | None:
         """A fresh worker in the place of an idle one of another pool.
 
-        At once for a session that has none; for one more only when the other has been idle for a while,
-        so that two sessions do not take each other's workers in turn.
+        For a session that has none, when the other's pool has nothing to do or has had the place for a
+        while; for one more, when the other has been idle for long. So two sessions do not take each
+        other's workers in turn: a start costs more than a batch.
         """
         has_one = any(worker.pool is session.pool and not worker.retired for worker in self.workers.values())
-        latest = self.now - (PLACE_IDLE_S if has_one else 0.0)
         for other in self.workers.values():
-            idle = not other.in_flight and not other.retired and other.ending is None
-            if idle and other.pool is not session.pool and other.idle_since <= latest:
+            if other.in_flight or other.retired or other.ending is not None or other.pool is session.pool:
+                continue
+            if has_one:
+                free = self.now - other.idle_since >= PLACE_IDLE_S
+            else:
+                free = other.pool not in self._wanted or self._held_long(other)
+            if free:
                 self.retire(other)
                 return self.spawn()
         return None
@@ -124,17 +147,19 @@ class Roster:
                 task.session = session
                 session.queue.appendleft(task)
 
-    def revoke(self, worker: BrokerWorker, started: int) -> None:
-        """Tell a worker that is busy for long to leave alone what it has not begun."""
+    def revoke(self, worker: BrokerWorker, start: int) -> None:
+        """Tell a worker to leave alone what it has from `start` on; what it has not begun is reclaimed later."""
         first, last = worker.revoked
-        start = first if started < last else started
+        if worker.started < last:  # it has not come past the last range yet
+            start = min(first, start)
         worker.revoked = (start, worker.next_ordinal)
         worker.reclaiming = True
-        current = worker.in_flight[started - 1]
-        # It is longer than thought: nothing more for this worker until it is done.
-        worker.load += max(0.0, batching.TARGET_US - current.charge)
-        current.charge = max(current.charge, batching.TARGET_US)
         self.out.append(Revoke(worker.id, *worker.revoked))
+
+    def occupy(self, worker: BrokerWorker, task: Task) -> None:
+        """Count a task as a whole batch: while the worker has it, it gets no more."""
+        worker.load += max(0.0, batching.TARGET_US - task.charge)
+        task.charge = max(task.charge, batching.TARGET_US)
 
     def reclaim(self, worker: BrokerWorker) -> None:
         """Count a revocation that the worker has had the time to see."""
@@ -143,10 +168,10 @@ class Roster:
         safe = max(start, worker.started)
         self.give_back(worker, [ordinal for ordinal in worker.in_flight if safe <= ordinal < stop])
 
-    def kill(self, worker: BrokerWorker, status: Status, text: str) -> None:
-        """End a worker and what it is running, with that outcome."""
+    def kill(self, worker: BrokerWorker, ordinal: int, status: Status, text: str) -> None:
+        """End a worker because of one of its tasks, which has that outcome."""
         if worker.ending is None:
-            worker.ending = (status, text)
+            worker.ending = (ordinal, status, text)
             self.out.append(Kill(worker.id))
 
     def retire(self, worker: BrokerWorker) -> None:

@@ -88,11 +88,12 @@ class BrokerWorker:
     next_ordinal: int = 1
     load: float = 0.0  #: microseconds of estimated work in flight
     started: int = 0
+    placed_at: float = 0.0  #: when its pool got it
     idle_since: float = 0.0
     known: set[int] = field(default_factory=set)  #: definitions that it has
     revoked: tuple[int, int] = (0, 0)
     reclaiming: bool = False  #: a revocation was told and is not yet counted
-    ending: tuple[Status, str] | None = None  #: it is being killed, and why its current task ends
+    ending: tuple[int, Status, str] | None = None  #: it is being killed for this ordinal, whose outcome this is
     retired: bool = False  #: gets no more tasks
 
 

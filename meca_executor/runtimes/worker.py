@@ -119,12 +119,13 @@ class Worker:
             now = time.monotonic()
             if now - outbox.flushed_at > FLUSH_S:
                 outbox.flush()
-            revoked_from, revoked_to = page.unpack_pair(board, 16)
             self.ordinal = ordinal
+            # First this, then that look: an owner that revokes sees either a start or a skip, never neither.
+            page.pack_start(board, 0, ordinal + 1, now)
+            revoked_from, revoked_to = page.unpack_pair(board, 16)
             if revoked_from <= ordinal < revoked_to:
                 outbox.put(ordinal, Status.SKIPPED, 0, b"")
                 continue
-            page.pack_start(board, 0, ordinal + 1, now)
             status, payload = self._run(reference, call)
             if os.getpid() != self._pid:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send

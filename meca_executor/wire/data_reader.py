@@ -12,6 +12,7 @@ import datetime
 import math
 import re
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -195,13 +196,14 @@ def read_timezone(r: Reader, depth: int) -> datetime.timezone:
 
 
 def read_zoneinfo(r: Reader, depth: int) -> datetime.tzinfo:
-    from zoneinfo import ZoneInfo
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     key = r.block().decode("ascii")
     # ZoneInfo itself would import a package whose name it makes of the key.
-    if key not in known_zones():
-        raise UntrustedResult(f"the result has a time zone that this machine does not know: {key[:100]!r}")
-    return ZoneInfo(key)
+    if key.removeprefix("posix/").removeprefix("right/") in known_zones():
+        with suppress(ZoneInfoNotFoundError):
+            return ZoneInfo(key)
+    raise UntrustedResult(f"the result has a time zone that this machine does not know: {key[:100]!r}")
 
 
 @lru_cache(maxsize=1)

@@ -266,8 +266,6 @@ def put_array(w: Writer, value: Any, depth: int) -> None:
 
 
 def put_scalar(w: Writer, value: Any, depth: int) -> None:
-    if type(value) is not value.dtype.type:
-        raise refused(f"contains {a_named(type(value))}, which is no plain data")
     put_elements(w, b"n", sys.modules["numpy"].asarray(value), depth)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import site
 import sys
 import sysconfig
 import threading
@@ -20,10 +19,10 @@ from base64 import b64decode, b64encode
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..errors import ProtocolMismatch, TaskFailed, UntrustedResult, WorkerDied
-from .calls import PROTOCOL, RemoteTraceback
+from ..errors import MecaError, ProtocolMismatch, TaskFailed, UntrustedResult, WorkerDied
+from .calls import PROTOCOL
 from .classes import loads_at_home
-from .data import decode, decode_error, printable
+from .data import checked_allow, decode, decode_error, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,14 @@ Trust = Literal["data", "pickle"]
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 STREAMS = ("stdout", "stderr")
+INSTALLED = {"site-packages", "dist-packages"}  #: folders that pip and distributions install into
 SHOWN_CHARS = 200  #: of a reply that is no outcome, in the error's text
+FAILURES: dict[str, type[MecaError]] = {
+    "mismatch": ProtocolMismatch,  # the container has another Python
+    "died": WorkerDied,  # the call ended its process, or was ended with it
+    "untrusted": UntrustedResult,  # the value is no plain data; told over there, where its type is known
+    "failed": TaskFailed,  # the container could not begin
+}  #: kinds of outcome that are a text
 OWN = __name__.partition(".")[0]
 
 _registry = threading.RLock()  #: cloudpickle's list of modules is the process's own; one of us changes it at a time
@@ -85,6 +91,7 @@ def decode_reply(reply: bytes | str, *, trust: Trust = "data", allow: Sequence[t
     Raises:
         UsageError: `allow` holds something else than dataclasses.
     """
+    checked_allow(allow)
     try:
         text = reply if isinstance(reply, str) else reply.decode("utf-8")
         body = json.loads(text)
@@ -114,19 +121,16 @@ def _opened(outcome: dict[str, Any], trust: Trust, allow: Sequence[type]) -> tup
             return _unpickled(kind, outcome)
         if "data" not in outcome and "pickle" in outcome:
             raise UntrustedResult(
-                'the result came as a pickle, which could run anything here, and was not read; it was not asked for '
+                "the result came as a pickle, which could run anything here, and was not read; it was not asked for "
                 'with trust="data", so the container is another than it claims; trust="pickle" would read it'
             )
         data = _content(outcome, "data")
         return (decode(data, allow=allow), None) if kind == "value" else (None, decode_error(data))
     said = printable(str(outcome.get("text", "")))
-    if kind == "mismatch":
-        return None, ProtocolMismatch(said)
-    if kind == "died":
-        return None, WorkerDied(said)
-    if kind == "untrusted":
-        raise UntrustedResult(said)
-    return None, TaskFailed(f"the container replied with an unknown kind of outcome: {printable(str(kind))[:50]} {said}")
+    error = FAILURES.get(kind) if type(kind) is str else None
+    if error is None:
+        raise UntrustedResult(f"the container replied with an unknown kind of outcome, {printable(str(kind))[:50]!r}")
+    return None, error(said)
 
 
 def _unpickled(kind: str, outcome: dict[str, Any]) -> tuple[Any, BaseException | None]:
@@ -155,11 +159,9 @@ def _content(outcome: dict[str, Any], name: str) -> bytes:
 
 def _printed(printed: object, trust: Trust) -> list[tuple[str, str]]:
     """Return what the call printed, as far as it is what it should be."""
-    found = []
-    for piece in printed if type(printed) is list else []:
-        if type(piece) is list and len(piece) == 2 and piece[0] in STREAMS and type(piece[1]) is str:
-            found.append((piece[0], printable(piece[1]) if trust == "data" else piece[1]))
-    return found
+    pieces = [piece for piece in printed if type(piece) is list and len(piece) == 2] if type(printed) is list else []
+    texts = [(stream, text) for stream, text in pieces if stream in STREAMS and type(text) is str]
+    return [(stream, printable(text)) for stream, text in texts] if trust == "data" else texts
 
 
 def _refused(text: str) -> TaskFailed:
@@ -229,17 +231,17 @@ def _is_local(name: str) -> bool:
     place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if place is None:
         return name.partition(".")[0] not in sys.stdlib_module_names  # made at run time, so it is nowhere else
-    return not os.path.abspath(place).startswith(_installed())
+    path = os.path.abspath(place)
+    return not (path.startswith(_standard_library()) or INSTALLED.intersection(path.split(os.sep)))
 
 
 @functools.cache
-def _installed() -> tuple[str, ...]:
-    """Return the folders of installed code, each with a separator at its end."""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = [*(sysconfig.get_path(name) for name in names), *site.getsitepackages(), site.getusersitepackages()]
-    # A virtual environment's own folders, and those of the Python that it was made from.
-    folders += [sysconfig.get_path(name, vars={"base": sys.base_prefix, "platbase": sys.base_prefix}) for name in names]
-    return tuple(sorted({os.path.abspath(folder) + os.sep for folder in folders if folder}))
+def _standard_library() -> tuple[str, ...]:
+    """Return its folders, also those of the Python that a virtual environment was made from, and its archive."""
+    base = {"base": sys.base_prefix, "platbase": sys.base_prefix, "installed_base": sys.base_prefix}
+    folders = [sysconfig.get_path(name, vars=scheme) for name in ("stdlib", "platstdlib") for scheme in ({}, base)]
+    archive = os.path.join(os.path.dirname(folders[0]), f"python{PYTHON.replace('.', '')}.zip")
+    return tuple({os.path.abspath(folder) + os.sep for folder in [*folders, archive]})
 
 
 def _text_of(data: bytes) -> str:
