@@ -69,12 +69,14 @@ def given_keys(environ: Mapping[str, str] | None = None) -> KeyPair | None:
     Raises:
         UsageError: One half is set and the other is not.
     """
-    access, secret = setting("ACCESS_KEY", environ), setting("SECRET_KEY", environ)
-    if access and secret:
-        return KeyPair(access, secret)
-    if access or secret:
-        missing = "MECA_SECRET_KEY" if access else "MECA_ACCESS_KEY"
-        raise UsageError(f"{missing} is not set, but the other half of the key pair is; set both or neither")
+    env = os.environ if environ is None else environ
+    for prefix in PREFIXES:  # both halves under one name: an old one's secret is not a new one's
+        access, secret = env.get(prefix + "ACCESS_KEY"), env.get(prefix + "SECRET_KEY")
+        if access and secret:
+            return KeyPair(access, secret)
+        if access or secret:
+            missing = prefix + ("SECRET_KEY" if access else "ACCESS_KEY")
+            raise UsageError(f"{missing} is not set, but the other half of the key pair is; set both or neither")
     return None
 
 
@@ -134,7 +136,7 @@ def ensure_keys(path: Path) -> list[KeyPair]:
         # Somebody else was quicker, or the file is there and empty: append to it.
         handle = os.open(path, os.O_WRONLY | os.O_APPEND)
     with open(handle, "w", encoding="utf-8") as file:
-        file.write(f"{pair.access_key} {pair.secret_key}\n")
+        file.write(f"\n{pair.access_key} {pair.secret_key}\n")
     return read_keys(path)
 
 

@@ -66,8 +66,7 @@ class Container:
         """
         codec = self._codec_for(data)
         if isinstance(codec, tuple):
-            encoded = codec[0](data)
-            return encoded.encode() if isinstance(encoded, str) else bytes(encoded)
+            return self._as_bytes(codec[0](data))
         if codec == "json":
             return json.dumps(data).encode()
         if codec == "text" and isinstance(data, str):
@@ -75,6 +74,13 @@ class Container:
         if codec == "bytes" and isinstance(data, (bytes, bytearray, memoryview)):
             return base64.b64encode(data)
         raise TypeError(f"the codec {codec!r} of {self.ref} cannot encode {type(data).__name__}")
+
+    def _as_bytes(self, encoded: object) -> bytes:
+        if isinstance(encoded, str):
+            return encoded.encode()
+        if isinstance(encoded, (bytes, bytearray, memoryview)):
+            return bytes(encoded)
+        raise TypeError(f"the codec of {self.ref} encoded to {type(encoded).__name__}, not to str or bytes")
 
     def decoder(self, data: Any) -> Callable[[bytes], Any]:
         """Return the function that reads the reply to this input."""

@@ -279,9 +279,7 @@ class MecaExecutor(Executor):
         container_ref: str | None = UNSET,
         runtime: str | None = UNSET,
     ) -> MecaExecutor:
-        """Return a view on this executor, on the same link, whose tasks run with other options.
-
-        Shutting the view down shuts down the executor.
+        """Return a view on this executor with other options; it is on the same link, and shut down with it.
 
         Raises:
             UsageError: A value is wrong.

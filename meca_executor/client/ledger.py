@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..policy.credit import Credit
     from .tasks import Task
 
+_MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
 _OK = int(Status.OK)  # plain: compared for each task
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
@@ -156,7 +157,8 @@ class Ledger:
             if task is None:
                 continue
             credit.done(task.charge, len(task.payload))
-            spent.setdefault(task.kind, []).append(micros)
+            if status in _MEASURED:
+                spent.setdefault(task.kind, []).append(micros)
             value, error = read_outcome(task, status, payload)
             if (retry := self._conclude(task, value, error)) is not None:
                 again.append(retry)
@@ -202,7 +204,10 @@ class Ledger:
         """End a task that is here; True when it is out, and so the gateway has to end it."""
         if number in self._out:
             return True
-        if (task := self._waiting.pop(number, None)) is not None:
+        begun = next((task for task in self._queue if task.number == number and task.attempts), None)
+        if begun is not None:
+            self._queue.remove(begun)
+        if (task := self._waiting.pop(number, begun)) is not None:
             resolve(task, None, TaskKilled("ended by kill() before its next attempt"))
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ..wire.calls import NO_DEFINITION, reference_to
+from ..wire.calls import BY_REFERENCE, NO_DEFINITION, reference_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,16 +47,15 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._functions: dict[Callable[..., Any], int] = {}
-        self._options: dict[TaskOptions, int] = {}
+        self._options: dict[bytes, int] = {}
         self.references: list[bytes] = [b""]  #: definition id -> pickled reference
         self.options: list[TaskOptions] = []  #: options id -> options
 
     def function_number(self, fn: Callable[..., Any]) -> int:
         """Return the definition id of an importable function; 0 for one that travels with its calls."""
-        try:
-            number = self._functions.get(fn)
-        except TypeError:  # unhashable, so no function
+        if type(fn) not in BY_REFERENCE:  # anything else may carry state, or odd ideas of equality
             return NO_DEFINITION
+        number = self._functions.get(fn)
         if number is not None:
             return number
         reference = reference_to(fn)
@@ -71,11 +70,9 @@ class Registry:
 
     def options_number(self, options: TaskOptions) -> int:
         """Return the options id of these options."""
-        number = self._options.get(options)
-        if number is None:
-            with self._lock:
-                if (number := self._options.get(options)) is None:
-                    number = len(self.options)
-                    self.options.append(options)
-                    self._options[options] = number
+        text = options.wire()  # what the gateway cannot tell apart is one: retries are decided here
+        with self._lock:
+            number = self._options.setdefault(text, len(self.options))
+            if number == len(self.options):
+                self.options.append(options)
         return number

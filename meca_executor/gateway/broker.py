@@ -125,7 +125,7 @@ class Broker:
                     # Over from here on. If it runs, the next look ends it; the one that runs by then is no victim.
                     self._roster.settle(worker, task)
                     self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
-                    self._roster.occupy(worker, task)
+                    worker.overdue = ordinal
                     if ordinal >= worker.started:
                         self._roster.revoke(worker, ordinal)
                     return self._flush()
@@ -207,7 +207,7 @@ class Broker:
         elif len(worker.in_flight) > 1 and batching.is_stuck(elapsed, current.charge):
             # Longer than thought: those behind it may run elsewhere, and none come until it is done.
             self._roster.revoke(worker, started)
-            self._roster.occupy(worker, current)
+            worker.overdue = started - 1
         return self._flush(dispatch=True)
 
     def ended(self, worker_id: int, started: int, how: str) -> list[Instruction]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..policy import batching
 from .tasks import BrokerWorker, Kill, Revoke, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ class Roster:
             if worker.pool is session.pool
             and worker.ending is None
             and not worker.retired
+            and worker.overdue not in worker.in_flight
             and (not worker.in_flight or (not rivals and worker.session is session))
             and not (self._starving and self._held_long(worker))
             and (limit is None or worker.next_ordinal <= limit)
@@ -155,11 +155,6 @@ class Roster:
         worker.revoked = (start, worker.next_ordinal)
         worker.reclaiming = True
         self.out.append(Revoke(worker.id, *worker.revoked))
-
-    def occupy(self, worker: BrokerWorker, task: Task) -> None:
-        """Count a task as a whole batch: while the worker has it, it gets no more."""
-        worker.load += max(0.0, batching.TARGET_US - task.charge)
-        task.charge = max(task.charge, batching.TARGET_US)
 
     def reclaim(self, worker: BrokerWorker) -> None:
         """Count a revocation that the worker has had the time to see."""

@@ -20,12 +20,17 @@ class Options:
     resource: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Options:
+    def from_fields(cls, fields: Any) -> Options:
         """Read what a client sent.
 
         Raises:
             ValueError: A value has the wrong type.
         """
+        if not isinstance(fields, dict):
+            raise ValueError(f"options are an object, not {fields!r:.100}")
+        for name in ("container_ref", "runtime"):
+            if not isinstance(fields.get(name), (str, type(None))):
+                raise ValueError(f"{name} {fields[name]!r:.100} is not text")
         timeout, resource = fields.get("timeout"), fields.get("resource") or {}
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
             raise ValueError(f"timeout {timeout!r} is not a positive number of seconds")
@@ -88,6 +93,7 @@ class BrokerWorker:
     next_ordinal: int = 1
     load: float = 0.0  #: microseconds of estimated work in flight
     started: int = 0
+    overdue: int = 0  #: an ordinal that takes longer than thought: until it is done, nothing more comes
     placed_at: float = 0.0  #: when its pool got it
     idle_since: float = 0.0
     known: set[int] = field(default_factory=set)  #: definitions that it has

@@ -25,4 +25,5 @@ def why_never(resource: Mapping[str, float], capacity: Mapping[str, float]) -> s
 
 
 def _amount(number: float) -> str:
-    return f"{number:,.0f}" if number == int(number) or number >= 100 else f"{number:,.1f}"
+    """A number as people write it; no digit that makes a difference is left out."""
+    return f"{number:,}".removesuffix(".0")

@@ -83,7 +83,7 @@ class RetryPolicy:
                     f"retry={part!r} is not understood; give a number of attempts, or tenacity's stop_*, wait_* and "
                     "retry_if_* objects (several as a tuple)"
                 )
-        return cls(None if "stop" in found else attempts or DEFAULT_ATTEMPTS, **found)
+        return cls(attempts or (None if "stop" in found else DEFAULT_ATTEMPTS), **found)
 
     @property
     def looks_at_results(self) -> bool:

@@ -32,7 +32,7 @@ class Reader:
         buffer += data
         if len(buffer) < self._wanted:
             return
-        position = 0
+        position, messages = 0, []
         while len(buffer) - position >= PREFIX.size:
             length, kind = PREFIX.unpack_from(buffer, position)
             end = position + PREFIX.size + length
@@ -43,5 +43,7 @@ class Reader:
                 batch = bytes(view[position + PREFIX.size : end])
             position = end
             self._wanted = PREFIX.size
-            self._on_message(Kind(kind), batch)
+            messages.append((kind, batch))
         del buffer[:position]
+        for kind, batch in messages:
+            self._on_message(Kind(kind), batch)

@@ -168,7 +168,7 @@ def flush_printed() -> None:
 def raised(error: BaseException) -> Outcome:
     """Return the outcome of a call that raised."""
     travels, payload = dump_exception(error)
-    error.__traceback__ = None  # its frames hold the call's arguments
+    BaseException.with_traceback(error, None)  # its frames hold the call's arguments
     return (Status.RAISED if travels else Status.FAILED), payload
 
 

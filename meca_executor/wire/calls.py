@@ -12,7 +12,7 @@ import pickle
 import struct
 import sys
 import traceback
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TaskFailed
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
+BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
 _by_value: set[bytes] = {b"__main__"}  #: names that may not be pickled by reference
+_modules_seen: tuple[int, str] = (0, "")  #: how many modules there were when last looked through, and the newest
 _importable: dict[str, bool] = {}
 
 
@@ -52,6 +54,8 @@ def dumps(value: object) -> bytes:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
         return _dumps_by_value(value)
+    if (len(sys.modules), next(reversed(sys.modules))) != _modules_seen:
+        _find_made_modules()
     for name in _by_value:
         if name in data:
             return _dumps_by_value(value)
@@ -76,10 +80,12 @@ def reference_to(fn: Callable[..., Any]) -> bytes | None:
     Only a plain function, class or builtin found again under its own name is one: anything else could
     carry state, which has to be pickled anew for each call.
     """
-    if type(fn) not in (FunctionType, BuiltinFunctionType, type):
+    if type(fn) not in BY_REFERENCE:
         return None
-    module, name = fn.__module__ or "", fn.__qualname__  # a builtin's __module__ may be None
-    if not importable(module) or getattr(sys.modules[module], name, None) is not fn:
+    module, name = fn.__module__, fn.__qualname__
+    if module is None or not importable(module):  # a bound builtin has none
+        return None
+    if getattr(sys.modules.get(module), name, None) is not fn:
         return None
     return pickle.dumps(fn, PROTOCOL)
 
@@ -111,9 +117,21 @@ def _found_by_name(module: str) -> bool:
     return found is not None and (top != module or found.origin == spec.origin)
 
 
+def _find_made_modules() -> None:
+    """Note the modules that were made at run time: nobody else can import them."""
+    global _modules_seen
+    _modules_seen = (len(sys.modules), next(reversed(sys.modules)))
+    for name, module in list(sys.modules.items()):
+        made = type(module) is ModuleType and module.__spec__ is None and not hasattr(module, "__file__")
+        made = made or name == "__mp_main__"  # what multiprocessing calls the main module in its children
+        if made and name.encode() not in _by_value:
+            _importable[name] = False
+            _pickle_by_value(name)
+
+
 def _pickle_by_value(module: str) -> None:
     _by_value.add(module.encode())
-    if module in sys.modules and module not in ("__main__", "__mp_main__"):
+    if module in sys.modules and module != "__main__":  # which cloudpickle knows about
         import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[module])
@@ -134,7 +152,7 @@ def dump_exception(error: BaseException) -> tuple[bool, bytes]:
 
     The pickle is read once here: one that cannot be read again would take the reader down.
     """
-    text = "".join(traceback.format_exception(type(error), error, _own_frames_cut(error)))
+    text = _traceback_of(error)
     try:
         data = dumps(error)
         again = loads(data)
@@ -143,9 +161,18 @@ def dump_exception(error: BaseException) -> tuple[bool, bytes]:
             return True, _LENGTH.pack(len(head)) + head + data
         reason = f"its pickle gives a {type(again).__name__}"
     except BaseException as failure:  # also a SystemExit from a hostile __reduce__
-        reason = f"it cannot be pickled: {type(failure).__name__}: {failure}"
+        reason = f"it cannot be pickled: {type(failure).__name__}: {_text_of(failure)}"
     told = f"{type(error).__qualname__}: {_text_of(error)} ({reason})\n{text}"
     return False, told.encode("utf-8", "backslashreplace")
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The traceback's text; formatting runs over the user's own attributes and methods, which may do anything."""
+    tb = _own_frames_cut(error)
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))
+    except BaseException:
+        return "".join(traceback.format_tb(tb)) + f"{type(error).__qualname__}: {_text_of(error)}\n"
 
 
 def _own_frames_cut(error: BaseException) -> Any:
@@ -157,7 +184,7 @@ def _own_frames_cut(error: BaseException) -> Any:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a broken __str__ must not hide the class
+    except BaseException:  # a broken __str__ must not hide the class
         return "<no text>"
 
 
@@ -175,5 +202,6 @@ def load_exception(data: bytes) -> BaseException:
     except BaseException as failure:  # whatever its class does when it is made
         last = text.rstrip().rpartition("\n")[2]
         error = TaskFailed(f"{last} (it cannot be unpickled here: {type(failure).__name__}: {failure})")
-    error.__cause__ = RemoteTraceback(text)
+    # Past a __setattr__ of its own: a frozen dataclass is an exception, too.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
     return error

@@ -39,7 +39,7 @@ def gateway_proof(secret: str, gateway_nonce: str, client_nonce: str, welcome: s
 
 def same(given: object, expected: str) -> bool:
     """Compare in constant time; anything that is not text is different."""
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode())
+    return isinstance(given, str) and hmac.compare_digest(_bytes(given), _bytes(expected))
 
 
 def to_text(fields: Mapping[str, Any]) -> str:
@@ -63,5 +63,9 @@ def from_text(text: object) -> dict[str, Any]:
 
 def _mac(secret: str, *parts: str) -> str:
     # Each part with its length before it, so that no two different lists give the same bytes.
-    text = b"".join(len(data).to_bytes(8, "big") + data for data in (part.encode() for part in parts))
-    return hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
+    text = b"".join(len(data).to_bytes(8, "big") + data for data in map(_bytes, parts))
+    return hmac.new(_bytes(secret), text, hashlib.sha256).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # JSON may bring half a character

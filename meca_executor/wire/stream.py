@@ -41,6 +41,7 @@ class Stream:
         self._next = 1
         self._unacked: deque[tuple[int, bytes]] = deque()
         self._parts: list[bytes] = []
+        self._parts_kind: Kind | None = None  # None: no message is half received
         self._parts_bytes = 0
         self._max_message = max_message
         self._owed_frames = 0
@@ -97,16 +98,19 @@ class Stream:
         return self._assemble(kind, flags, frame[FRAME.size :])
 
     def _assemble(self, kind: Kind, flags: int, part: bytes) -> Message | None:
+        if self._parts_kind not in (None, kind):
+            raise StreamBroken(f"a part of {kind.name} in a message of {self._parts_kind!r}")
         self._parts_bytes += len(part)
         if self._max_message is not None and self._parts_bytes > self._max_message:
             self._parts.clear()
             raise StreamBroken(f"a message of more than {self._max_message} bytes")
         if flags & MORE:
             self._parts.append(part)
+            self._parts_kind = kind
             return None
         body = b"".join((*self._parts, part)) if self._parts else part
         self._parts.clear()
-        self._parts_bytes = 0
+        self._parts_bytes, self._parts_kind = 0, None
         return Message(kind, body)
 
     def acknowledged(self, number: int) -> None:
