@@ -14,6 +14,7 @@ task's own callback is called once, in the event loop that offloaded it; offload
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -56,9 +57,12 @@ async def initiate_connection(timeout: float = 10) -> None:
     try:
         await asyncio.to_thread(lambda: executor.slots)
     except BaseException:
-        executor.kill_workers()
+        executor.shutdown(wait=False)
         raise
-    _executor = executor
+    if _executor is not None and _executor.state not in ("lost", "closed"):
+        executor.shutdown(wait=False)  # another call was quicker
+    else:
+        _executor = executor
 
 
 async def offload_task(
@@ -82,8 +86,8 @@ async def offload_task(
             and a failure is logged as a warning. A coroutine function is awaited.
         resource: `cpu` (cores), `memory` (MiB).
         runtime: Container runtime.
-        use_gpu: The container wants a GPU.
-        gpu_count: How many.
+        use_gpu: The container wants a GPU; a wish, which a gateway of ours logs and does not grant.
+        gpu_count: How many; counts with `use_gpu` only.
 
     Returns:
         The task id, as text.
@@ -93,20 +97,26 @@ async def offload_task(
         UsageError: An argument is wrong, or a task of this id is still under way.
         MecaError: The desktop app did not take the task, and why; the callback is not called then.
     """
-    if _executor is None:
+    executor = _executor
+    if executor is None:
         raise ExecutorClosed("not connected; await initiate_connection() first")
     name, arity = str(task_id), callback_arity(callback)
     if name in _pending:
         raise UsageError(f"task {name!r} is still under way; give each task an id of its own")
-    future = _executor.offload_task(
-        container_ref, data, task_id=name, resource=resource, runtime=runtime, use_gpu=use_gpu, gpu_count=gpu_count
+    if use_gpu and executor.dialect != "desktop":
+        log.warning("task %s: use_gpu is ignored, this gateway gives no GPU to containers", name)
+        use_gpu = False
+    gpus = max(1, gpu_count) if use_gpu else 0
+    future = executor.offload_task(
+        container_ref, data, task_id=name, resource=resource, runtime=runtime, use_gpu=use_gpu, gpu_count=gpus
     )
     over = _pending[name] = Future()
-    if _executor.dialect == "desktop":
+    if executor.dialect == "desktop":
         try:
             await _taken(future)
         except BaseException:
-            _pending.pop(name, None)
+            executor.kill(future)  # given up: what the app has not been offered yet, it is not offered
+            _is_over(name, over)
             raise
     loop = asyncio.get_running_loop()
     future.add_done_callback(functools.partial(_deliver, name, callback, arity, loop, over))
@@ -139,8 +149,11 @@ async def join(task_timeout: float = 5, join_timeout: float = 10) -> None:
     deadline, late = loop.time() + join_timeout, []
     for name, over in list(_pending.items()):
         limit = max(0.0, min(task_timeout, deadline - loop.time()))
-        done, _ = await asyncio.wait([asyncio.wrap_future(over)], timeout=limit)
-        if not done:
+        ended = asyncio.Event()
+        over.add_done_callback(lambda _, ended=ended: _wake(loop, ended))  # type: ignore[misc]
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(ended.wait(), limit)
+        if not over.done():
             late.append(name)
     if late:
         log.warning("join: not done in time: task %s", ", task ".join(late))
@@ -178,11 +191,16 @@ async def _taken(future: MecaFuture[str]) -> None:
         MecaError: It has not, and why.
     """
     loop, taken = asyncio.get_running_loop(), asyncio.Event()
-    future.when_accepted(lambda: loop.call_soon_threadsafe(taken.set))
-    future.add_done_callback(lambda _: loop.call_soon_threadsafe(taken.set))
+    future.when_accepted(lambda: _wake(loop, taken))
+    future.add_done_callback(lambda _: _wake(loop, taken))
     await taken.wait()
     if future.done() and not future.accepted and (error := future.exception()) is not None:
         raise error
+
+
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+        loop.call_soon_threadsafe(event.set)
 
 
 def _deliver(
@@ -212,6 +230,8 @@ def _deliver(
 async def _call(
     name: str, callback: Callable[..., object], arity: int, future: Future[str], over: Future[None]
 ) -> None:
+    if over.cancelled():
+        return  # disconnected meanwhile
     error = future.exception()
     transaction: str = getattr(future, "transaction_id", "")
     outcome: tuple[Any, ...] = (name, 1, future.result(), None, transaction) if error is None else ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import secrets
 import time
 from collections import deque
@@ -17,25 +16,21 @@ import socketio
 from ..errors import GatewayRefused, GatewayUnreachable, NoHostFits
 from ..wire import desktop as old
 from ..wire.records import Status
+from .desktop_socket import Handshake, Packet
 
 if TYPE_CHECKING:
     from .driver import Host
     from .tasks import Task
 
 OFFLOADED_S = 30.0  #: the app acknowledges an offer within this time, or the attempt counts as lost
+#: After so long without `registered` we connect anew: another program's leaving takes it away from all who wait
+#: (the app at 60589c5, src/main/main.ts:95). One that is only late then comes on the new connection.
+REGISTERED_S = 5.0
 SLOTS = 64  #: tasks offered at once where `max_workers` does not say; how many run is the app's affair
 FUNCTIONS = (
     "the MECAnywhere desktop app at {url} runs containers only; run functions in one by "
     "ex.options(container_ref='meca-python:3.11').submit(...), or submit a Container(...)"
 )
-
-
-class Packet(socketio.packet.Packet):  # type: ignore[misc]
-    """Socket.IO packets whose JSON escapes no letters: three bytes instead of six or seven."""
-
-    class json:
-        dumps = staticmethod(lambda value, **_: old.compact(value))
-        loads = staticmethod(json.loads)
 
 
 class Offer:
@@ -64,9 +59,11 @@ class Desktop:
         self._waiting: deque[Offer] = deque()
         self._open: dict[int, Offer] = {}  # task number -> its present offer
         self._ids: dict[str, int] = {}  # wire id -> task number, old attempts' ids included
+        self._names: dict[int, list[str]] = {}  # the other way round
         self._unanswered: deque[Offer] = deque()  # offers without `offloaded`, in order: it names no task
         self._offering: asyncio.Task[None] | None = None
         self._registered: asyncio.Future[None]
+        self._was_connected = False
         self._sio: Any = None
         self._http: Handshake | None = None
 
@@ -75,9 +72,33 @@ class Desktop:
     async def connect(self, limit: float) -> None:
         """Connect and wait until the app says that we are registered."""
         url, host = self._host.endpoint, self._host
+        sio = self._new_client()
+        try:
+            await asyncio.wait_for(sio.connect(url, transports=["websocket"], wait_timeout=limit), limit)
+            await asyncio.wait_for(self._registered, min(limit, REGISTERED_S))
+        except (asyncio.TimeoutError, TimeoutError):
+            silent = "does not register this program; is its user logged in?" if sio.connected else "does not answer"
+            await self._hang_up()
+            raise GatewayUnreachable(f"the desktop app at {url} {silent}") from None
+        except (socketio.exceptions.ConnectionError, aiohttp.ClientError, OSError) as error:
+            await self._hang_up()
+            if isinstance(error, GatewayUnreachable):
+                raise
+            raise GatewayUnreachable(f"the desktop app at {url} does not answer: {error}") from error
+        except BaseException:
+            await self._hang_up()
+            raise
+        self._was_connected = True
+        slots = host.settings.max_workers or SLOTS
+        host.slots = slots
+        host.ledger.credit.grant(slots, slots + 1, 256 << 20)
+        host.ledger.refuse_functions(lambda: NoHostFits(FUNCTIONS.format(url=url)))
+        self._offer_again()
+
+    def _new_client(self) -> Any:
         self._registered = self._loop.create_future()
         self._http = Handshake(aiohttp.ClientSession())
-        sio = socketio.AsyncClient(
+        sio = self._sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
             serializer=Packet,
@@ -88,34 +109,19 @@ class Desktop:
         sio.on(old.OFFLOADED, self._on_offloaded)
         sio.on(old.RESULT, self._on_result)
         sio.on("disconnect", lambda *_: self._on_disconnect(sio))
-        self._sio = sio
-        try:
-            await asyncio.wait_for(sio.connect(url, transports=["websocket"], wait_timeout=limit), limit)
-            await asyncio.wait_for(self._registered, limit)
-        except (asyncio.TimeoutError, TimeoutError):
-            await self._hang_up()
-            raise GatewayUnreachable(
-                f"the desktop app at {url} did not register this program within {limit:.3g} s; is its user logged in?"
-            ) from None
-        except (socketio.exceptions.ConnectionError, aiohttp.ClientError, OSError) as error:
-            await self._hang_up()
-            raise GatewayUnreachable(f"the desktop app at {url} does not answer: {error}") from error
-        except GatewayRefused:
-            await self._hang_up()
-            raise
-        slots = host.settings.max_workers or SLOTS
-        host.slots = slots
-        host.ledger.credit.grant(slots, slots + 1, 256 << 20)
-        host.ledger.refuse_functions(lambda: NoHostFits(FUNCTIONS.format(url=url)))
-        self._offer_again()
+        return sio
 
     def _offer_again(self) -> None:
         """After a drop: results of the gap are lost, so what has attempts left is tried again (DESIGN rule 12)."""
         self._unanswered.clear()
         for offer in list(self._open.values()):
-            offer.offloaded.set()
-            if offer not in self._waiting and self._host.ledger.has_attempts_left(offer.number):
+            if offer in self._waiting:
+                continue
+            if self._host.ledger.has_attempts_left(offer.number):
                 self._settle(offer, Status.LOST, b"the connection to the desktop app dropped while it had the task")
+            else:
+                self._accepted(offer)  # also when that was never said: only a late answer can tell now
+        self._go_on()
 
     async def leave(self, *, done: bool) -> None:
         """Drop the connection."""
@@ -168,9 +174,15 @@ class Desktop:
             if self._open.get(offer.number) is not offer:
                 continue
             wire_id = f"{self._prefix}-{next(self._serial)}"
-            text = old.encode_job(job_of(offer.task, wire_id))
+            try:
+                text = old.encode_job(job_of(offer.task, wire_id))
+                size = old.message_bytes(text)
+            except UnicodeError as error:
+                told = f"the desktop app takes text, and this input is none ({error}); codec='bytes' sends it in base64"
+                self._settle(offer, Status.FAILED, told.encode())
+                continue
             limit = self._http.max_payload if self._http is not None else old.MAX_PAYLOAD
-            if (size := old.message_bytes(text)) > limit:
+            if size > limit:
                 told = f"its message has {size:,} bytes, and the desktop app takes {limit:,}"
                 self._settle(offer, Status.TOO_LARGE, told.encode())
                 continue
@@ -179,9 +191,14 @@ class Desktop:
     async def _offer(self, offer: Offer, wire_id: str, text: str) -> None:
         """One offer, until the app has acknowledged it: the acknowledgement names no task."""
         self._ids[wire_id] = offer.number
+        self._names.setdefault(offer.number, []).append(wire_id)
         self._unanswered.append(offer)
         offer.since = time.monotonic()
-        await self._sio.emit(old.OFFLOAD, text)
+        try:
+            await self._sio.emit(old.OFFLOAD, text)
+        except socketio.exceptions.SocketIOError:
+            self._waiting.appendleft(offer)  # nothing was sent: after the reconnect it is still the same attempt
+            raise
         try:
             await asyncio.wait_for(offer.offloaded.wait(), OFFLOADED_S)
         except (asyncio.TimeoutError, TimeoutError):
@@ -200,13 +217,16 @@ class Desktop:
         if self._registered.done():
             return  # told again, or meant for another program's connection
         if old.was_refused(args):
-            self._registered.set_exception(
-                GatewayRefused(
-                    f"the desktop app at {self._host.endpoint} would not register this program; log in to the app first"
-                )
-            )
+            # After a drop the app may have been started again, and its user logs in only now.
+            kind = GatewayUnreachable if self._was_connected else GatewayRefused
+            url = self._host.endpoint
+            self._fail_connection(kind(f"the desktop app at {url} would not register this program; log in to it first"))
         else:
             self._registered.set_result(None)
+
+    def _fail_connection(self, error: BaseException) -> None:
+        self._registered.set_exception(error)
+        self._registered.exception()  # looked at: nobody may be waiting
 
     def _on_offloaded(self, *args: Any) -> None:
         if not self._unanswered:
@@ -229,7 +249,6 @@ class Desktop:
     def _expire(self, offer: Offer, limit: float) -> None:
         told = f"no answer from the desktop app within {limit:g} s; it may still run there"
         self._settle(offer, Status.TIMEOUT, told.encode())
-        self._host.pump()
 
     def _on_result(self, *args: Any) -> None:
         result = old.read_result(args)
@@ -239,6 +258,7 @@ class Desktop:
             return  # another program's, a second time, or after its deadline
         with contextlib.suppress(ValueError):
             self._unanswered.remove(offer)  # a result says that it was taken, too
+        self._accepted(offer)
         offer.task.future.transaction_id = result.transaction_id
         failure = old.failure_in(result.response) if self._host.settings.strict else None
         if result.status == 1 and failure is None:
@@ -246,27 +266,29 @@ class Desktop:
         else:
             told = failure or result.error or result.response or "the desktop app gave no reason"
             self._settle(offer, Status.FAILED, told.encode("utf-8", "replace"))
-        self._host.pump()
 
     def _settle(self, offer: Offer, status: Status, payload: bytes) -> None:
-        if self._open.pop(offer.number, None) is None:
+        if self._open.get(offer.number) is not offer:
             return
+        del self._open[offer.number]
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(offer)
         offer.offloaded.set()
         if offer.deadline is not None:
             offer.deadline.cancel()
-        if status is not Status.LOST:  # else a late answer to this offer is as good as one to the next
-            self._ids = {wire_id: number for wire_id, number in self._ids.items() if number != offer.number}
+        # Of an attempt that was lost and has a next one, a late answer is as good as one to the next.
+        if status is not Status.LOST or not self._host.ledger.has_attempts_left(offer.number):
+            for wire_id in self._names.pop(offer.number, ()):
+                del self._ids[wire_id]
         micros = min(int((time.monotonic() - offer.since) * 1e6), 0xFFFF_FFFF)
         self._host.settled([(offer.number, status, micros, payload)])
+        self._host.pump()
         self._go_on()
 
     def _on_disconnect(self, sio: Any) -> None:
         if sio is self._sio:
             if not self._registered.done():
-                self._registered.set_exception(
-                    GatewayUnreachable(f"the desktop app at {self._host.endpoint} closed the connection")
-                )
-                self._registered.exception()  # looked at: nobody may be waiting
+                self._fail_connection(GatewayUnreachable(f"the desktop app at {self._host.endpoint} hung up"))
             self._host.down()
 
 
@@ -277,35 +299,9 @@ def job_of(task: Task, wire_id: str) -> old.Job:
     return old.Job(
         wire_id,
         task.options.container_ref or "",
-        task.payload.decode("utf-8", "surrogatepass"),
+        task.payload.decode(),
         resource or None,
         task.options.runtime,
         gpus > 0,
         gpus,
     )
-
-
-class Handshake:
-    """An aiohttp session that also hears how large a message the server takes; the client drops that."""
-
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
-        self.max_payload = old.MAX_PAYLOAD
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    async def ws_connect(self, *args: Any, **kwargs: Any) -> Any:
-        """Connect; the first message is the handshake."""
-        ws: Any = await self._session.ws_connect(*args, **kwargs)
-        receive = ws.receive
-
-        async def first(*args: Any, **kwargs: Any) -> Any:
-            ws.receive = receive
-            message = await receive(*args, **kwargs)
-            if isinstance(message.data, str) and message.data.startswith("0{"):
-                self.max_payload = int(json.loads(message.data[1:]).get("maxPayload", old.MAX_PAYLOAD))
-            return message
-
-        ws.receive = first
-        return ws

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 START_S = 60.0  #: a gateway on a very busy machine may take long, not for ever
 END_S = 10.0
 CODE = (
-    "import sys, json; config = json.loads(sys.stdin.buffer.readline()); sys.path[:] = config['path']; "
+    "import sys; sys.path[:] = filter(None, sys.path); "  # what lies in the working directory is not for import
+    "import json; config = json.loads(sys.stdin.buffer.readline()); sys.path[:] = config['path']; "
     "from meca_executor.serve import run_embedded; run_embedded(config)"
 )
 KEY = "embedded"  #: as serve.EMBEDDED_KEY
@@ -46,7 +47,7 @@ class EmbeddedGateway:
             "token": self.token,
             "workers": workers,
             "apps": dict(apps),
-            "path": [os.path.abspath(entry) for entry in sys.path],
+            "path": import_path(),
         }
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # told by `endpoint`, with the child's own words
@@ -116,9 +117,14 @@ class EmbeddedGateway:
         self._popen.returncode = 0  # not our child: nothing to wait for or to warn about
 
 
+def import_path() -> list[str]:
+    """Return where this process finds modules, as another one in another folder can use it."""
+    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+
+
 def worker_environment(embedded: bool) -> dict[str, Any]:
     """Return what the session's workers should take over from this process."""
-    environment: dict[str, Any] = {"path": [os.path.abspath(entry) for entry in sys.path]}
+    environment: dict[str, Any] = {"path": import_path()}
     if embedded:
         import multiprocessing
 

@@ -109,6 +109,13 @@ class Ledger:
         for task in list(self._queue):
             task.future.cancel()
 
+    def drop_cancelled(self) -> None:
+        """Forget queued tasks that were cancelled; else that happens when their turn comes."""
+        with self._lock:
+            kept = [task for task in self._queue if not task.future.cancelled()]
+            self._queue.clear()
+            self._queue.extend(kept)
+
     def after_fork(self, error: Callable[[], BaseException]) -> None:
         """In a forked child: another process owns what is here."""
         self._lock = threading.Lock()  # the old one may have been held by a thread that is not here

@@ -53,7 +53,7 @@ class Link:
         self._failure: BaseException | None = None
         self._lost: asyncio.Event
         self._started = threading.Event()  # connected for the first time, or failed
-        self._unwanted = threading.Event()  # closing, and no task is left
+        self._unwanted: asyncio.Event  # closing, and no task is left
         self._thread = threading.Thread(target=self._run, name=settings.name)
         self._thread.start()
 
@@ -140,6 +140,7 @@ class Link:
 
     async def _live(self) -> None:
         self._lost = asyncio.Event()
+        self._unwanted = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         while not (self._closing and self.ledger.idle) and self._failure is None:
             self._lost.clear()
@@ -169,13 +170,27 @@ class Link:
         deadline = time.monotonic() + limit
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
-            stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),
+            stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),  # type: ignore[arg-type]  # it asks is_set()
             wait=wait_random_exponential(multiplier=0.1, max=5.0),
             sleep=self._pause,
             reraise=True,
         ):
             with attempt:
-                await self._connect_once(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
+                await self._attempt(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
+
+    async def _attempt(self, limit: float) -> None:
+        """One attempt; given up when the executor is closed meanwhile and has nothing to wait for."""
+        assert self._loop is not None
+        connecting = self._loop.create_task(self._connect_once(limit))
+        unwanted = self._loop.create_task(self._unwanted.wait())
+        await asyncio.wait((connecting, unwanted), return_when=asyncio.FIRST_COMPLETED)
+        unwanted.cancel()
+        if not connecting.done():
+            connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connecting
+            return
+        raise GatewayUnreachable("not connected: the executor was shut down")
 
     async def _connect_once(self, limit: float) -> None:
         try:
@@ -192,7 +207,7 @@ class Link:
     async def _pause(self, seconds: float) -> None:
         """Wait between two attempts; shorter when the executor is closed meanwhile."""
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-            await asyncio.wait_for(self._lost.wait(), seconds)
+            await asyncio.wait_for(self._unwanted.wait(), seconds)
 
     # -- for the driver (Host) --------------------------------------------------------------------
 
@@ -202,6 +217,8 @@ class Link:
         if self.state == "connected":
             while batch := self.ledger.next_batch(time.monotonic()):
                 self._driver.hand_over(batch)
+        elif self._closing:
+            self.ledger.drop_cancelled()
         if self._closing and self.ledger.idle:
             self._unwanted.set()
             self._lost.set()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from ..errors import GatewayLost, ProtocolMismatch
 from ..settings import KeyPair
 from ..wire import proof
-from ..wire.records import Kind, decode, encode
+from ..wire.records import Definition, Kind, decode, encode
 from ..wire.stream import Stream
-from .embedded import KEY, EmbeddedGateway, worker_environment
+from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
 
 if TYPE_CHECKING:
     from .connection import Connection, Welcome
@@ -36,6 +37,7 @@ class Native:
         self._stream = Stream()
         self._sent_references = 1
         self._sent_options = 0
+        self._sent_path: list[str] = []
         self._connection: Connection | None = None
         self._restarted_at: float | None = None
 
@@ -95,7 +97,7 @@ class Native:
     def _begin_session(self) -> None:
         """A gateway that does not know us: what another one had is lost with it."""
         self._stream = Stream()
-        self._sent_references, self._sent_options = 1, 0
+        self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
         environment = json.dumps(worker_environment(embedded=self._gateway is not None)).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
         self._host.attempts_lost(f"the gateway at {self._host.endpoint} ended while it had the task")
@@ -133,6 +135,9 @@ class Native:
             ref, folder = apps.popitem()
             app = json.dumps({"type": "app", "ref": ref, "folder": folder}).encode()
             self._tell(Kind.CONTROL, encode([(0, 0, 0, app)]))
+        if sys.path != self._sent_path:  # extended meanwhile
+            self._sent_path = list(sys.path)
+            self._tell(Kind.DEFINE, encode([(0, Definition.PATH, 0, json.dumps(import_path()).encode())]))
         references, options = registry.references, registry.options
         if self._sent_references < len(references):
             new = range(self._sent_references, len(references))

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..policy import batching
-from ..wire.records import Record, Status
+from ..wire.records import Definition, Record, Status
 from .roster import Roster
 from .tasks import BrokerSession, BrokerWorker, Instruction, Options, Pool, Report, Run, Task
 
@@ -31,8 +31,8 @@ class Broker:
         self._roster = Roster(slots)
         self.sessions: dict[str, BrokerSession] = {}
         self._pools: dict[str, Pool] = {}
-        self._definitions: dict[bytes, int] = {}
-        self._references: list[bytes] = [b""]  # number -> pickled reference; 0 is none
+        self._numbers: dict[Record, int] = {}  # what is defined -> its number here
+        self._definitions: list[Record] = [(0, 0, 0, b"")]  # by number; 0 is none
 
     @property
     def workers(self) -> dict[int, BrokerWorker]:
@@ -75,11 +75,19 @@ class Broker:
 
     def define(self, session: str, number: int, reference: bytes) -> None:
         """Learn a function's number in a session."""
-        known = self._definitions.get(reference)
-        if known is None:
-            known = self._definitions[reference] = len(self._references)
-            self._references.append(reference)
-        self.sessions[session].definitions[number] = known
+        self.sessions[session].definitions[number] = self._number_of(Definition.FUNCTION, reference)
+
+    def set_path(self, session: str, path: bytes) -> None:
+        """Learn where a session's modules are from now on."""
+        self.sessions[session].path = self._number_of(Definition.PATH, path)
+
+    def _number_of(self, what: Definition, content: bytes) -> int:
+        definition = (0, int(what), 0, content)
+        number = self._numbers.get(definition)
+        if number is None:
+            number = self._numbers[definition] = len(self._definitions)
+            self._definitions.append((number, *definition[1:]))
+        return number
 
     def set_options(self, session: str, number: int, options: Options) -> None:
         """Learn an options id of a session."""
@@ -268,20 +276,19 @@ class Broker:
         return True
 
     def _run(self, worker: BrokerWorker, session: BrokerSession, size: int, estimate: float | None) -> None:
-        definitions, calls = [], []
+        calls: list[Record] = []
         charge = batching.TARGET_US if estimate is None else estimate
         ordinal, in_flight, queue = worker.next_ordinal, worker.in_flight, session.queue
         kind = queue[0].kind
+        number = session.definitions[kind[1]] if kind[1] else 0
+        needed = {session.path, number} - worker.known - {0}
+        worker.known |= needed
         for _ in range(size):
             task = queue[0]
             if task.kind != kind:  # another kind: another estimate, another batch
                 break
             queue.popleft()
             task.charge = charge
-            number = session.definitions[kind[1]] if kind[1] else 0
-            if number and number not in worker.known:
-                worker.known.add(number)
-                definitions.append((number, 0, 0, self._references[number]))
             in_flight[ordinal] = task
             calls.append((ordinal, 0, number, task.payload))
             ordinal += 1
@@ -289,7 +296,7 @@ class Broker:
         worker.next_ordinal = ordinal
         worker.load += charge * len(calls)
         session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)
-        self._roster.out.append(Run(worker.id, definitions, calls))
+        self._roster.out.append(Run(worker.id, [self._definitions[number] for number in sorted(needed)], calls))
 
     def _break(self, worker: BrokerWorker, text: str) -> None:
         worker.retired = True

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from ..policy.placement import why_never
@@ -33,6 +35,7 @@ JOB_S = 600.0  #: as the original's backend
 KEPT_S = 600.0  #: results wait so long for their client to come back
 HEARD_S = 2.0  #: a client that acknowledges does so within this time, also when it is busy
 FETCH_S = 60.0  #: a client takes what it is sent within this time, or is given up
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 log = logging.getLogger("meca.gateway")
 
@@ -50,7 +53,7 @@ class Client:
     sender: asyncio.Task[None] | None = None
     jobs: set[asyncio.Task[None]] = field(default_factory=set)
     expiry: asyncio.TimerHandle | None = None
-    acknowledges: bool = True  #: until it is seen not to
+    acknowledges: bool | None = None  #: whether it says that it has handled an event; None: not known yet
     polling: bool = False  #: was sent away to come back on polling
 
 
@@ -85,10 +88,15 @@ class DesktopFront:
 
     # -- Socket.IO events -------------------------------------------------------------------------
 
-    async def _on_connect(self, sid: str, environ: Mapping[str, Any], auth: object = None) -> None:
+    async def _on_connect(self, sid: str, environ: Mapping[str, Any], auth: object = None) -> bool | None:
         if sid in self._connected:
-            return  # not a connection: an event that a client named `connect`
+            return None  # not a connection: an event that a client named `connect`
+        if not is_for_us(environ):
+            log.warning("refused a connection to %r: not a name of this machine", environ.get("HTTP_HOST"))
+            return False
         name = await asyncio.to_thread(_process_of, environ) or sid
+        if not self._sio.manager.is_connected(sid, old.NAMESPACE):
+            return None  # gone already
         if name in self._clients and self._clients[name].sid is not None:
             name = sid  # a second connection of one process is a client of its own
         client = self._clients.setdefault(name, Client(name))
@@ -99,8 +107,13 @@ class DesktopFront:
         client.unheard.appendleft((old.REGISTERED, (True,)))
         client.more.set()
         client.sender = asyncio.get_running_loop().create_task(self._sending(client, sid))
+        return None
 
-    async def _on_disconnect(self, sid: str, reason: object = None) -> None:
+    async def _on_disconnect(self, sid: str, *reason: object) -> None:
+        if self._sio.manager.is_connected(sid, old.NAMESPACE):
+            # An event that a client named `disconnect`: the real app ends the connection, too.
+            await self._sio.disconnect(sid, namespace=old.NAMESPACE)
+            return
         client = self._connected.pop(sid, None)
         if client is None:
             return
@@ -108,8 +121,8 @@ class DesktopFront:
         await self.transports.release(self._sio.manager.eio_sid_from_sid(sid, old.NAMESPACE))
         if client.sender is not None:
             client.sender.cancel()
-        # `registered` is told anew; what else it has not heard waits.
-        client.unheard = deque(event for event in client.unheard if event[0] == old.RESULT)
+        # `registered` is told anew; what else it has not heard waits, and stays in order.
+        client.unheard = deque(event for event in client.unheard if event[0] != old.REGISTERED)
         if client.jobs or client.unheard:
             client.expiry = asyncio.get_running_loop().call_later(KEPT_S, self._forget, client)
         else:
@@ -122,7 +135,11 @@ class DesktopFront:
         try:
             job = old.decode_job(args)
         except old.MalformedJob as error:
-            self._tell(client, old.OFFLOADED, {"message": str(error)}, None)
+            if error.task_id is None:
+                self._tell(client, old.OFFLOADED, {"message": str(error)}, None)
+            else:
+                self._tell(client, old.OFFLOADED, None, "success")
+                self._tell_result(client, error.task_id, None, str(error))
             return
         self._tell(client, old.OFFLOADED, None, "success")
         running = asyncio.get_running_loop().create_task(self._run(client, job))
@@ -133,19 +150,16 @@ class DesktopFront:
 
     async def _run(self, client: Client, job: old.Job) -> None:
         status, payload = await self._outcome(job)
-        text = payload.decode("utf-8", "replace")
-        replied = status is Status.REPLY
         if status is Status.TIMEOUT:
-            text = "Time out."  # the original's word for it
-        self._tell(
-            client,
-            old.RESULT,
-            int(replied),
-            text if replied else "",
-            None if replied else text,
-            job.task_id,
-            str(uuid4()),
-        )
+            payload = b"Time out."  # the original's word for it
+        try:
+            text = payload.decode("utf-8", "strict" if status is Status.REPLY else "replace")
+        except UnicodeDecodeError:
+            status, text = Status.FAILED, "the container's reply is not UTF-8 text; let it reply in base64"
+        self._tell_result(client, job.task_id, *((text, None) if status is Status.REPLY else (None, text)))
+
+    def _tell_result(self, client: Client, task_id: str, reply: str | None, error: str | None) -> None:
+        self._tell(client, old.RESULT, int(error is None), reply or "", error, task_id, str(uuid4()))
 
     async def _outcome(self, job: old.Job) -> tuple[Status, bytes]:
         if job.use_gpu or job.gpu_count:
@@ -154,9 +168,7 @@ class DesktopFront:
             named = ", ".join(sorted(self._allowed)) or "none"
             told = f"container {job.container_ref!r} may not be run here; the operator named: {named}"
             return Status.NO_HOST, told.encode()
-        resource = {"memory" if name == "mem" else name: value for name, value in (job.resource or {}).items()}
-        numbers = {name: float(value) for name, value in resource.items() if isinstance(value, (int, float))}
-        if (why := why_never(numbers, self._capacity)) is not None:
+        if (why := why_never(job.resource or {}, self._capacity)) is not None:
             return Status.NO_HOST, why.encode()
         options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime)
         return await self._hub.ask(options, job.content.encode("utf-8", "surrogatepass"))
@@ -179,26 +191,33 @@ class DesktopFront:
             while True:
                 while client.unheard:
                     event, args = client.unheard[0]
-                    if event == old.RESULT and not self.transports.takes(eio_sid, len(args[1].encode())):
+                    if event == old.RESULT and not self.transports.takes(eio_sid, len(json.dumps(args))):
                         client.polling = True
                         self.transports.send_to_polling(eio_sid)
                         return
-                    await self._say(client, sid, event, args)
-                    await asyncio.wait_for(self.transports.fetched(eio_sid), FETCH_S)
+                    if not await self._say(client, sid, event, args):
+                        await asyncio.wait_for(self.transports.fetched(eio_sid), FETCH_S)
                     client.unheard.popleft()
                 self._polling_over(client)
                 client.more.clear()
                 await client.more.wait()
 
-    async def _say(self, client: Client, sid: str, event: str, args: tuple[Any, ...]) -> None:
+    async def _say(self, client: Client, sid: str, event: str, args: tuple[Any, ...]) -> bool:
+        """Send an event; whether the client said that it has handled it."""
         heard = asyncio.Event()
-        callback = (lambda *_: heard.set()) if client.acknowledges else None
+
+        def on_heard(*_: object) -> None:
+            client.acknowledges = True
+            heard.set()
+
+        callback = None if client.acknowledges is False else on_heard
         await self._sio.emit(event, args, to=sid, namespace=old.NAMESPACE, callback=callback)
-        if client.acknowledges:
-            try:
+        if callback is not None:
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(heard.wait(), HEARD_S)
-            except (asyncio.TimeoutError, TimeoutError):
+            if client.acknowledges is None:
                 client.acknowledges = False  # another language's client: do not wait again
+        return heard.is_set()
 
     def _polling_over(self, client: Client) -> None:
         if client.polling:
@@ -219,6 +238,14 @@ class DesktopFront:
 def with_tag(ref: str) -> str:
     """Return an image name with its tag: no tag is `latest`, as Docker has it."""
     return ref if ":" in ref.rpartition("/")[2] or "@" in ref else f"{ref}:latest"
+
+
+def is_for_us(environ: Mapping[str, Any]) -> bool:
+    """Whether a request names this machine; that of a web page whose name was made to lead here does not."""
+    try:
+        return urlsplit(f"//{environ.get('HTTP_HOST', '')}").hostname in LOOPBACK
+    except ValueError:
+        return False
 
 
 def _process_of(environ: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
 from ..policy.placement import why_never
-from ..wire.records import Kind, MalformedBatch, Record, Status, decode, encode
+from ..wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
 from ..wire.stream import Message, Stream
 from .tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 
@@ -170,8 +170,11 @@ class Hub:
         elif kind is Kind.TASKS:
             self._on_tasks(session, body)
         elif kind is Kind.DEFINE:
-            for number, _, _, reference in decode(body):
-                self._broker.define(session.id, number, reference)
+            for number, what, _, definition in decode(body):
+                if what == Definition.PATH:
+                    self._broker.set_path(session.id, definition)
+                else:
+                    self._broker.define(session.id, number, definition)
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
                 self._on_options(session, number, Options.from_fields(json.loads(payload)))

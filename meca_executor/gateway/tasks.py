@@ -76,6 +76,7 @@ class BrokerSession:
     cap: int  #: workers that may run this session's tasks at once
     queue: deque[Task] = field(default_factory=deque)
     options: dict[int, Options] = field(default_factory=dict)
+    path: int = 0  #: definition of its changed import path; 0: as in the pool's setup
     definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it

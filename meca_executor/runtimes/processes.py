@@ -28,7 +28,7 @@ STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
 READ_BYTES = 1 << 20
 ROOT = str(Path(__file__).resolve().parents[2])
 CODE = (
-    "import sys; sys.path.pop(0); {root!r} in sys.path or sys.path.append({root!r}); "
+    "import sys; sys.path[:] = filter(None, sys.path); {root!r} in sys.path or sys.path.append({root!r}); "
     "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner})"
 )
 

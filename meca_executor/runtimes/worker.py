@@ -15,9 +15,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..wire.calls import NO_DEFINITION, dump_exception, dumps, loads
-from ..wire.records import HEADER_BYTES, MICROS_MAX, Kind, Status, decode, pack_header
+from ..wire.calls import NO_DEFINITION, dump_exception, dumps
+from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
 from . import board as page
+from .initializer import loads
+from .initializer import run as run_initializer
 from .lifeline import die_with_parent
 from .pipe import PREFIX
 
@@ -87,7 +89,7 @@ class Worker:
             if kind is Kind.TASKS:
                 self._run_batch(batch)
             elif kind is Kind.DEFINE:
-                self._references.update((number, reference) for number, _, _, reference in decode(batch))
+                self._define(batch)
             elif kind is Kind.SETUP and not self._set_up(batch):
                 return
 
@@ -99,13 +101,19 @@ class Worker:
         batch = self._pipe.read(length)
         return (Kind(kind), batch) if len(batch) == length else None
 
+    def _define(self, batch: bytes) -> None:
+        for number, what, _, definition in decode(batch):
+            if what == Definition.PATH:
+                apply_environment({"path": json.loads(definition)})
+            else:
+                self._references[number] = definition
+
     def _set_up(self, batch: bytes) -> bool:
         environment, initializer = (payload for _, _, _, payload in decode(batch))
         apply_environment(json.loads(environment))
         if initializer:
             try:
-                fn, args = loads(initializer)
-                fn(*args)
+                run_initializer(initializer)
             except BaseException as error:
                 text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                 self.outbox.put(self.ordinal, Status.SETUP_FAILED, 0, text.encode("utf-8", "backslashreplace"))

@@ -8,12 +8,14 @@ commit 60589c5, `src/main/main.ts` and `sdk/py/meca_api.py`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, NamedTuple
 
 NAMESPACE = "/"
 REGISTERED, OFFLOAD, OFFLOADED, RESULT = "registered", "offload", "offloaded", "job_results_received"
 MAX_PAYLOAD = 1_000_000  #: bytes of a message, where the app's handshake does not say
+ENDLESS = 1e15  #: of a resource: more than any host has
 BACKEND_LIMIT_S = 630.0  #: its backend gives a task up after 600 s, and tells nobody in some cases
 
 #: How the original executor says that a task failed, in a reply that claims success.
@@ -25,6 +27,7 @@ _FAILURES = (
     "resource limit exceeds the maximum",
     "invalid resource limit",
     "Error: ",
+    "Error response from daemon: ",
     'Post "http://meca_',
 )
 _ERROR_PAGE = re.compile(r"\s*<!doctype html>.{0,400}?<title>[45]\d\d ", re.IGNORECASE | re.DOTALL)
@@ -55,6 +58,8 @@ class JobResult(NamedTuple):
 class MalformedJob(ValueError):
     """An `offload` that is not one JSON object with the keys of a job."""
 
+    task_id: str | None = None  #: where at least that could be read
+
 
 def compact(value: Any) -> str:
     """Return JSON text that costs few bytes: no spaces, no escapes for letters beyond ASCII."""
@@ -62,16 +67,18 @@ def compact(value: Any) -> str:
 
 
 def encode_job(job: Job) -> str:
-    """Return the one string of `offload`. It ends in `}`: the app puts a key in before that."""
+    """Return the one string of `offload`. It ends in `}`: the app puts a key in before that.
+
+    Resources are rounded up to whole numbers, and 0 is left out: the app's backend drops a job with others
+    without a word.
+    """
     fields: dict[str, Any] = {
         "task_id": job.task_id,
         "container_reference": job.container_ref,
         "content": job.content,
     }
-    if job.resource:
-        fields["resource"] = {
-            name: int(value) if value == int(value) else value for name, value in job.resource.items()
-        }
+    if resource := {name: math.ceil(value) for name, value in (job.resource or {}).items() if value}:
+        fields["resource"] = resource
     if job.runtime:
         fields["runtime"] = job.runtime
     if job.use_gpu:
@@ -80,12 +87,16 @@ def encode_job(job: Job) -> str:
 
 
 def message_bytes(text: str) -> int:
-    """Return how long the websocket message of an `offload` is; quotes in the text are escaped once more."""
-    return len(f"42{compact([OFFLOAD, text])}".encode("utf-8", "surrogatepass"))
+    """Return how long the websocket message of an `offload` is; quotes in the text are escaped once more.
+
+    Raises:
+        UnicodeEncodeError: The text has half a surrogate pair in it, which no websocket can carry.
+    """
+    return len(f"42{compact([OFFLOAD, text])}".encode())
 
 
 def decode_job(args: tuple[Any, ...]) -> Job:
-    """Return the job of an `offload`.
+    """Return the job of an `offload`; its resources are `cpu` (cores) and `memory` (MiB).
 
     Raises:
         MalformedJob: It is none; the text says what is wrong.
@@ -94,23 +105,46 @@ def decode_job(args: tuple[Any, ...]) -> Job:
         raise MalformedJob("offload takes one string, the JSON text of the job")
     try:
         fields = json.loads(args[0])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedJob(f"the job is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise MalformedJob("the job is not a JSON object")
-    for name in ("task_id", "container_reference", "content"):
-        if not isinstance(fields.get(name), str):
-            raise MalformedJob(f"the job's {name} is {fields.get(name)!r}, not a string")
-    resource, runtime, count = fields.get("resource"), fields.get("runtime"), fields.get("gpu_count", 0)
+    try:
+        task_id, ref, content = (_text_of(fields, name) for name in ("task_id", "container_reference", "content"))
+    except MalformedJob as error:
+        error.task_id = _as_text(fields.get("task_id"))
+        raise
+    resource, runtime = fields.get("resource"), fields.get("runtime")
+    given = resource if isinstance(resource, dict) else {}
+    count = fields.get("gpu_count") or given.get("gpu_count") or 0
     return Job(
-        fields["task_id"],
-        fields["container_reference"],
-        fields["content"],
-        resource if isinstance(resource, dict) else None,
+        task_id,
+        ref,
+        content,
+        _needs(given),
         runtime if isinstance(runtime, str) else None,
-        bool(fields.get("use_gpu", False)),
+        bool(fields.get("use_gpu") or given.get("use_gpu")),
         count if isinstance(count, int) else 0,
     )
+
+
+def _text_of(fields: dict[str, Any], name: str) -> str:
+    text = _as_text(value := fields.get(name))
+    if text is None:
+        raise MalformedJob(f"the job's {name} is of type {type(value).__name__}, not a string")
+    return text
+
+
+def _as_text(value: object) -> str | None:
+    """Return text; numbers become text, as the original's backend made it of them."""
+    return value if isinstance(value, str) else str(value) if isinstance(value, (int, float)) else None
+
+
+def _needs(resource: dict[str, Any]) -> dict[str, float] | None:
+    """Return the numbers among the resources that there are; `mem` is `memory`. Others were ignored there, too."""
+    spelt = {"cpu": "cpu", "mem": "memory", "memory": "memory"}
+    numbers = {spelt[key]: value for key, value in resource.items() if key in spelt and isinstance(value, (int, float))}
+    return {name: float(min(value, ENDLESS)) for name, value in numbers.items()} or None
 
 
 def was_refused(args: tuple[Any, ...]) -> bool:
@@ -137,9 +171,13 @@ def read_result(args: tuple[Any, ...]) -> JobResult | None:
     if len(args) < 4 or not isinstance(args[3], (str, int)):
         return None
     status, response, error, task_id, transaction = (*args, "")[:5]
-    text = response if isinstance(response, str) else "" if response is None else json.dumps(response)
-    told = error if isinstance(error, str) or error is None else json.dumps(error)
-    return JobResult(1 if status == 1 else 0, text, told, str(task_id), str(transaction or ""))
+    text = "" if response is None else _told(response)
+    why = _told(error) if error else None
+    return JobResult(1 if status == 1 else 0, text, why, str(task_id), str(transaction or ""))
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
 
 
 def failure_in(response: str) -> str | None:

@@ -40,13 +40,20 @@ class Kind(IntEnum):
 
     CONTROL = 1  # -, -, -, a JSON object: {"type": ...}
     OPTIONS = 2  # options id, -, -, a JSON object: how tasks with this tag run
-    DEFINE = 3  # definition id, -, -, a pickled reference to an importable function
+    DEFINE = 3  # definition id, Definition, -, what is defined
     TASKS = 4  # task id, options id, definition id (0: the function is in the payload), the call
     RESULTS = 5  # task id, Status, microseconds, outcome
     KILL = 6  # task id, -, -, nothing
     ACK = 7  # only the header's acknowledgement counts
     SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
     LARGE = 9  # pipe only: one result that did not fit into the outbox
+
+
+class Definition(IntEnum):
+    """What a `DEFINE` record holds."""
+
+    FUNCTION = 0  # a pickled reference to an importable function
+    PATH = 1  # a JSON list: where the client's modules are found, from now on
 
 
 class Status(IntEnum):
