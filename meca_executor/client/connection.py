@@ -44,7 +44,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._challenge: asyncio.Future[Any] = self._loop.create_future()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
-        self._proved = False
+        self._early: list[bytes] | None = []  # frames that came with the answer, before it was looked at
+        self.lost = False  #: it was connected and is no more
         self._told: object = None  # why the server would not have us in the namespace
         self._outgoing: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -113,7 +114,6 @@ class Connection:
             answer.get("proof"), proof.gateway_proof(keys.secret_key, nonce, own, welcome)
         ):
             raise GatewayRefused(f"the gateway at {self._url} did not prove that it knows the key; nothing was sent")
-        self._proved = True
         fields = proof.from_text(welcome)
         return Welcome(**{name: fields[name] for name in Welcome._fields})
 
@@ -161,7 +161,17 @@ class Connection:
             self._answer.set_exception(error)
 
     def _frame(self, frame: Any = None) -> None:
-        if self._proved and isinstance(frame, bytes):
+        if not self._answer.done() or not isinstance(frame, bytes):
+            return
+        if self._early is not None:
+            self._early.append(frame)
+        else:
+            self._on_frame(frame)
+
+    def begin(self) -> None:
+        """Give on what came, from now on and in between; called when the welcome was taken in."""
+        early, self._early = self._early or [], None
+        for frame in early:
             self._on_frame(frame)
 
     def _connect_error(self, data: Any = None) -> None:
@@ -173,6 +183,7 @@ class Connection:
             if not future.done():
                 future.set_exception(gone)
                 future.exception()  # looked at: nobody may be waiting for it
+        self.lost = True
         self._on_lost()
 
 

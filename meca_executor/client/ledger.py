@@ -6,8 +6,10 @@ next attempt. Submitting threads only append to the queue; everything else happe
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
+from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import (
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
+log = logging.getLogger("meca.client")
 _OK = int(Status.OK)  # plain: compared for each task
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
@@ -234,10 +237,15 @@ class Ledger:
 
 def resolve(task: Task, value: Any, error: BaseException | None) -> None:
     """Set a task's future; done-callbacks run here."""
-    if error is None:
-        task.future.set_result(value)
-    else:
-        task.future.set_exception(error)
+    try:
+        if error is None:
+            task.future.set_result(value)
+        else:
+            task.future.set_exception(error)
+    except InvalidStateError:
+        pass  # somebody else resolved it
+    except BaseException:  # a callback's SystemExit: this thread has other futures to serve
+        log.exception("a done-callback of %r raised", task.future)
 
 
 def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseException | None]:

@@ -142,6 +142,7 @@ class Link:
         self._lost = asyncio.Event()
         self._unwanted = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.pump()  # it may have been closed before there was a loop to tell
         while not (self._closing and self.ledger.idle) and self._failure is None:
             self._lost.clear()
             try:

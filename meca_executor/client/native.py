@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import GatewayLost, ProtocolMismatch
 from ..settings import KeyPair
 from ..wire import proof
-from ..wire.records import Definition, Kind, decode, encode
+from ..wire.records import Definition, Kind, Status, decode, encode
 from ..wire.stream import Stream
 from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
 
@@ -39,6 +39,7 @@ class Native:
         self._sent_options = 0
         self._sent_path: list[str] = []
         self._connection: Connection | None = None
+        self._max_message = 0
         self._restarted_at: float | None = None
 
     # -- connecting -------------------------------------------------------------------------------
@@ -63,6 +64,9 @@ class Native:
             raise
         self._connection = connection
         self._on_welcome(welcome)
+        connection.begin()
+        if connection.lost:  # since the proof, when nobody listened yet
+            self._host.down()
 
     def _address(self) -> tuple[str, KeyPair]:
         """Where to connect; starts an embedded gateway again if it died, once a minute."""
@@ -85,7 +89,7 @@ class Native:
 
         ledger = self._host.ledger
         ledger.credit.grant(welcome.slots, welcome.window, welcome.window_bytes)
-        self._host.slots = welcome.slots
+        self._host.slots, self._max_message = welcome.slots, welcome.message
         if (mismatch := python_mismatch(welcome.python)) is not None:
             ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
         if welcome.resumed:
@@ -147,6 +151,10 @@ class Native:
             new = range(self._sent_options, len(options))
             self._tell(Kind.OPTIONS, encode((number, 0, 0, options[number].wire()) for number in new))
             self._sent_options = new.stop
+        if len(tasks[-1].payload) > self._max_message:  # one that large ends its batch
+            large = tasks.pop()
+            told = f"the call has {len(large.payload):,} bytes, and the gateway takes {self._max_message:,}"
+            self._host.settled([(large.number, Status.TOO_LARGE, 0, told.encode())])
         self._tell(Kind.TASKS, encode((task.number, *task.kind, task.payload) for task in tasks))
 
     def kill(self, task: int) -> None:

@@ -7,7 +7,6 @@ frames wait, and after a reconnect they are sent again from where the client had
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
 from ..policy.placement import why_never
+from ..wire import proof
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
 from ..wire.stream import Message, Stream
 from .tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
@@ -159,7 +159,7 @@ class Hub:
         kind, body = message
         if kind is Kind.CONTROL:
             for _, _, _, payload in decode(body):
-                self._on_control(session, json.loads(payload))
+                self._on_control(session, proof.from_text(payload.decode()))
         elif kind is Kind.SETUP and not session.opened:
             if len(decode(body)) != 2:
                 raise MalformedBatch("a setup has two records")
@@ -177,7 +177,7 @@ class Hub:
                     self._broker.define(session.id, number, definition)
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
-                self._on_options(session, number, Options.from_fields(json.loads(payload)))
+                self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
         elif kind is Kind.KILL:
             for number, _, _, _ in decode(body):
                 self._kill(session, number)
@@ -188,6 +188,8 @@ class Hub:
         if fields.get("type") == "bye":
             self.end(session)
         elif fields.get("type") == "app" and self._trusting:
+            if not {"ref", "folder"} <= fields.keys():
+                raise MalformedBatch("an app has a ref and a folder")
             try:
                 self._containers.add(str(fields["ref"]), str(fields["folder"]))
             except UsageError as error:
@@ -213,7 +215,8 @@ class Hub:
         if (why := session.refused.get(tag)) is not None:
             self._report(session.id, [(number, Status.NO_HOST, 0, why)])
         elif (options := session.containers.get(tag)) is not None:
-            session.calls[number] = self._loop.create_task(self._call(session, record, options))
+            call = session.calls[number] = self._loop.create_task(self._call(session, record, options))
+            call.add_done_callback(lambda call: self._call_over(session, number, call))
         else:
             return False
         return True
@@ -232,12 +235,16 @@ class Hub:
             async with session.gate:
                 started = time.monotonic()
                 status, payload = await self.ask(options, record[3])
-        except asyncio.CancelledError:
-            status, payload = Status.KILLED, b"ended by kill()"
         finally:
             session.calls.pop(record[0], None)
         micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
         self._report(session.id, [(record[0], status, micros, payload)])
+
+    def _call_over(self, session: Session, number: int, call: asyncio.Task[None]) -> None:
+        # Not in the call itself: one that is cancelled before its first step never runs a line.
+        session.calls.pop(number, None)
+        if call.cancelled():
+            self._report(session.id, [(number, Status.KILLED, 0, b"ended by kill()")])
 
     async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
         """Return how a container's call ended, and its reply or why not."""

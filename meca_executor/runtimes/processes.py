@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from .pipe import Reader, framed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+log = logging.getLogger("meca.gateway")
 
 STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
 READ_BYTES = 1 << 20
@@ -182,10 +185,18 @@ class Process:
             return
         except OSError:
             data = b""
-        if data:
-            self._reader.feed(data)
-        else:
+        if not data or not self._fed(data):
             self._loop.remove_reader(self._sock)
+
+    def _fed(self, data: bytes) -> bool:
+        """Take in what a worker sent; one that sends garbage is ended."""
+        try:
+            self._reader.feed(data)
+        except ValueError as error:
+            log.error("%r sent what cannot be read: %s", self, error)
+            self.kill()
+            return False
+        return True
 
     def _on_message(self, kind: Kind, batch: bytes) -> None:
         self._drain(Status.STDOUT, to_end=True)
@@ -273,8 +284,8 @@ class Process:
         if self._stopping is not None:
             self._stopping.cancel()
         with contextlib.suppress(OSError):
-            while data := self._sock.recv(READ_BYTES):
-                self._reader.feed(data)
+            while (data := self._sock.recv(READ_BYTES)) and self._fed(data):
+                pass
         seen = page.look(self.board)
         self._take(seen)
         for stream in self._streams:

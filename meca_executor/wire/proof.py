@@ -55,7 +55,10 @@ def from_text(text: object) -> dict[str, Any]:
     """
     if not isinstance(text, str):
         raise ValueError(f"expected JSON text, got {type(text).__name__}")
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON text that is nested too deep") from None
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object")
     return value
