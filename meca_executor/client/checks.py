@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
@@ -12,7 +12,7 @@ from .driver import LinkSettings
 from .output import sink_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from .output import Sink
 
@@ -28,6 +28,8 @@ def checked_settings(
     output: bool | Sink,
     connect_timeout: float,
     strict: bool,
+    trust: Literal["data", "pickle"] | None,
+    allow: Sequence[type],
     thread_name: str,
 ) -> LinkSettings:
     """Return what the link needs to know, from the executor's arguments and the environment.
@@ -40,6 +42,12 @@ def checked_settings(
     check_initializer(initializer)
     check_seconds("connect_timeout", connect_timeout)
     url, given = resolve_endpoint(endpoint), given_keys()
+    if trust not in (None, "data", "pickle"):
+        raise UsageError(f"trust {trust!r} is not 'data' or 'pickle'")
+    if allow:
+        from ..wire.data import checked_allow
+
+        checked_allow(allow)
     folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
     if url is not None and folders:
         raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
@@ -54,6 +62,8 @@ def checked_settings(
         on_output=sink_for(output),
         name=thread_name,
         strict=strict,
+        trust=trust,
+        allow=tuple(allow),
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
 
@@ -76,14 +86,6 @@ def check_counts(max_workers: int | None, max_tasks_per_child: int | None) -> No
             raise TypeError("max_tasks_per_child must be an integer")
         if max_tasks_per_child <= 0:
             raise UsageError("max_tasks_per_child must be >= 1")
-
-
-def functions_in_containers(ref: str) -> str:
-    """Return why a function cannot run in a container here."""
-    return (
-        f"functions cannot run in the container {ref!r} yet: this gateway runs them in worker processes; leave out "
-        "container_ref, or submit Container(...) to call a container"
-    )
 
 
 def check_initializer(initializer: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..errors import GatewayRefused
 
@@ -29,6 +29,8 @@ class LinkSettings:
     apps: dict[str, str] = field(default_factory=dict)
     on_output: Callable[[str, str], object] | None = None
     name: str = "MecaExecutor-link"
+    trust: Literal["data", "pickle"] | None = None  #: what results of functions in containers may be
+    allow: tuple[type, ...] = ()  #: dataclasses that may come as data
     strict: bool = True  #: replies in the old dialect that are known failure texts are failures
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import weakref
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
 
-from ..errors import ExecutorClosed, NoHostFits, UsageError
+from ..errors import ExecutorClosed, UsageError
 from ..policy.credit import Credit
-from ..wire.calls import dump_call, dump_whole_call
-from .checks import check_callable, check_map, checked_settings, functions_in_containers
+from .checks import check_map, checked_settings
 from .container import Container
 from .embedded import EmbeddedGateway
 from .future import MecaFuture
@@ -19,10 +17,11 @@ from .ledger import Ledger
 from .lifetime import CLOSED, check_not_ending, watch
 from .mapping import results_in_order
 from .options import UNSET, TaskOptions
-from .tasks import Registry, Task
+from .submission import Submission
+from .tasks import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from .output import Sink
@@ -48,7 +47,7 @@ class MecaExecutor(Executor):
         retry: Attempts in all (default 3), used for attempts that were lost with their worker, host or
             link; or tenacity's `stop_*`, `wait_*`, `retry_if_*` objects, several as a tuple.
         resource: What a task needs: `cpu` (cores), `memory` (MiB), `gpu`.
-        container_ref: Image in which functions run.
+        container_ref: Image in which functions run, such as `meca-python:3.11`; None is the worker processes.
         runtime: Container runtime; None is the host's default.
         initializer: Called in each worker before its first task; when it raises, the executor is broken.
         initargs: Its arguments.
@@ -60,6 +59,10 @@ class MecaExecutor(Executor):
         connect_timeout: Seconds in which the gateway must first answer.
         strict: On the MECAnywhere desktop app: a reply that is one of its hosts' known failure texts is a
             `TaskFailed`. False takes it as the reply.
+        trust: How results of functions in containers are read: `"data"` parses no pickle, only plain data,
+            numpy arrays and dataclasses in `allow`; `"pickle"` reads anything, which lets the container's
+            host run code here. None is `"pickle"` with keys or an embedded gateway, else `"data"`.
+        allow: Dataclasses that may come back as data.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
@@ -86,6 +89,8 @@ class MecaExecutor(Executor):
         apps: Mapping[str, str | os.PathLike[str]] | None = None,
         connect_timeout: float = 10.0,
         strict: bool = True,
+        trust: Literal["data", "pickle"] | None = None,
+        allow: Sequence[type] = (),
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
@@ -105,6 +110,8 @@ class MecaExecutor(Executor):
             output=output,
             connect_timeout=connect_timeout,
             strict=strict,
+            trust=trust,
+            allow=allow,
             thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
         # First of all, so that it starts while this process imports what the link needs.
@@ -113,8 +120,8 @@ class MecaExecutor(Executor):
         from .link import Link
 
         self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
-        self._numbers = itertools.count(1)
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
+        self._submission = Submission(self._settings, self._registry, self._ledger, self._link)
         watch(self._link)
         # An executor that nobody holds any more ends when its tasks are done.
         finalizer = weakref.finalize(self, self._link.close)
@@ -194,19 +201,8 @@ class MecaExecutor(Executor):
             TypeError: `fn` cannot be called.
         """
         if isinstance(fn, Container):
-            return self._submit_container(fn, *args, **kwargs)
-        check_callable(fn)
-        future: MecaFuture[Any] = MecaFuture()
-        options = self._options
-        if options.container_ref is not None:
-            return self._failed(future, NoHostFits(functions_in_containers(options.container_ref)))
-        reference = self._registry.function_number(fn)
-        try:
-            payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
-        except Exception as error:
-            return self._failed(future, error)
-        self._enqueue(future, payload, (self._tag, reference), options, None)
-        return future
+            return self._submission.container(self._options, fn, *args, **kwargs)
+        return self._submission.call(self._options, self._tag, fn, args, kwargs)
 
     @overload
     def map(
@@ -329,7 +325,7 @@ class MecaExecutor(Executor):
             resource = {**(resource or {}), "gpu": max(1, gpu_count)}
         view = self if timeout is UNSET and retry is UNSET else self.options(timeout=timeout, retry=retry)
         container = Container(container_ref, resource=resource, runtime=runtime, codec="text")
-        return view._submit_container(container, data, _task_id=task_id)
+        return self._submission.container(view._options, container, data, task_id=task_id)
 
     def kill(self, future: Future[Any]) -> bool:
         """End a task wherever it is: cancelled here, or killed where it runs (`TaskKilled` in the future).
@@ -348,52 +344,3 @@ class MecaExecutor(Executor):
         self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
         self._link.abandon(lambda: ExecutorClosed("the executor was ended by kill_workers()"))
         self._link.join()
-
-    # -- inside -----------------------------------------------------------------------------------
-
-    def _submit_container(
-        self, container: Container, data: Any = "", *, _task_id: str | None = None
-    ) -> MecaFuture[Any]:
-        future: MecaFuture[Any] = MecaFuture()
-        if container.app is not None and self._settings.apps.get(container.ref) != container.app:
-            self._register_app(container)
-        try:
-            payload, decode = container.encode(data), container.decoder(data)
-        except Exception as error:
-            return self._failed(future, error)
-        options = self._options.calling(container.ref, container.resource, container.runtime)
-        self._enqueue(future, payload, (self._registry.options_number(options), 0), options, decode, _task_id)
-        return future
-
-    def _register_app(self, container: Container) -> None:
-        if self._settings.endpoint is not None:
-            raise UsageError(
-                f"app= of {container!r} is for the embedded gateway; start this one with: "
-                f"meca gateway --app {container.ref}={container.app}"
-            )
-        assert container.app is not None
-        self._settings.apps[container.ref] = container.app
-        self._link.apps[container.ref] = container.app
-
-    def _enqueue(
-        self,
-        future: MecaFuture[Any],
-        payload: bytes,
-        kind: tuple[int, int],
-        options: TaskOptions,
-        decode: Callable[[bytes], Any] | None,
-        task_id: str | None = None,
-    ) -> None:
-        number = next(self._numbers)
-        future.number = number
-        if task_id is not None:
-            future.given_id = task_id
-        self._ledger.add(Task(number, future, payload, kind, options, decode))
-        self._link.wake()
-
-    def _failed(self, future: MecaFuture[T], error: BaseException) -> MecaFuture[T]:
-        """A future that failed before anything was sent, if the executor still takes tasks at all."""
-        self._ledger.check()
-        future.claim()
-        future.set_exception(error)
-        return future

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-_NAMES = ("sampleserver", "knn", "python-template")
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"  #: as a local app it runs on this interpreter
+_FOLDERS = {
+    "sampleserver:latest": "sampleserver",
+    "knn:latest": "knn",
+    "python-template:latest": "python-template",
+    "meca-python:latest": "python-runner",
+    f"meca-python:{_PYTHON}": "python-runner",
+}
 
 
 def shipped() -> dict[str, Path]:
@@ -17,4 +25,4 @@ def shipped() -> dict[str, Path]:
     home = next((home for home in homes if home.is_dir()), None)
     if home is None:
         return {}
-    return {f"{name}:latest": home / name for name in _NAMES if (home / name / "src" / "app.py").is_file()}
+    return {ref: home / name for ref, name in _FOLDERS.items() if (home / name / "src" / "app.py").is_file()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,3 +129,9 @@ def run(
     """Run a program to its end; arguments as of `started`."""
     with started(source, folder, way=way, cwd=cwd, env=env) as process:
         return finish(process)
+
+
+def outcomes(text: str) -> dict[str, str]:
+    """Return what a program printed about each of its checks, as lines `@@ check_NAME OUTCOME...`."""
+    parts = re.split(r"^@@ (check_\w+) ", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))

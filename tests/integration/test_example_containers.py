@@ -61,6 +61,8 @@ def refused(ref: str, *contents: Input) -> list[str]:
 @pytest.mark.parametrize("ref", EXAMPLES)
 def test_example_output_is_the_answer_to_example_input(ref: str) -> None:
     folder = EXAMPLES[ref]
+    if folder.name == "python-runner" and sys.version_info[:2] != (3, 11):
+        pytest.skip("its example input is a call of Python 3.11, as its image has it")
     replies = ask(ref, *[(folder / "example_input.bin").read_bytes()] * 3)
     assert replies == [(folder / "example_output.bin").read_bytes()] * 3
 

@@ -1,0 +1,107 @@
+"""From a call to a queued task: what `submit` does, for an executor and all views on it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import UsageError
+from ..wire.calls import dump_call, dump_whole_call
+from .checks import check_callable
+from .future import MecaFuture
+from .tasks import Registry, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .container import Container
+    from .driver import LinkSettings
+    from .ledger import Ledger
+    from .link import Link
+    from .options import TaskOptions
+
+T = TypeVar("T")
+
+
+class Submission:
+    """The way into one ledger; its methods may be called from any thread."""
+
+    def __init__(self, settings: LinkSettings, registry: Registry, ledger: Ledger, link: Link) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._ledger = ledger
+        self._link = link
+        self._numbers = itertools.count(1)
+
+    def call(
+        self, options: TaskOptions, tag: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> MecaFuture[Any]:
+        """Queue a call; `tag` is the options' number, looked up once an executor and not once a call."""
+        check_callable(fn)
+        if options.container_ref is not None:
+            return self._call_in_container(options, options.container_ref, fn, args, kwargs)
+        future: MecaFuture[Any] = MecaFuture()
+        reference = self._registry.function_number(fn)
+        try:
+            payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
+        except Exception as error:
+            return self._failed(future, error)
+        return self._queue(future, payload, (tag, reference), options, None)
+
+    def container(
+        self, options: TaskOptions, container: Container, data: Any = "", *, task_id: str | None = None
+    ) -> MecaFuture[Any]:
+        """Queue a container's call with one input."""
+        future: MecaFuture[Any] = MecaFuture()
+        future.given_id = task_id
+        if container.app is not None and self._settings.apps.get(container.ref) != container.app:
+            self._register_app(container.ref, container.app)
+        try:
+            payload, decode = container.encode(data), container.decoder(data)
+        except Exception as error:
+            return self._failed(future, error)
+        options = options.calling(container.ref, container.resource, container.runtime)
+        return self._queue(future, payload, (self._registry.options_number(options), 0), options, decode)
+
+    def _call_in_container(
+        self, options: TaskOptions, ref: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> MecaFuture[Any]:
+        """A function in a container: a call of the container, with the call of the function in it."""
+        from .functions import FunctionCodec
+
+        future: MecaFuture[Any] = MecaFuture()
+        codec = FunctionCodec(self._settings)
+        try:
+            payload = codec.encode(fn, args, kwargs)
+        except Exception as error:
+            return self._failed(future, error)
+        options = options.calling(ref, {}, None)
+        return self._queue(future, payload, (self._registry.options_number(options), 0), options, codec.decode)
+
+    def _register_app(self, ref: str, folder: str) -> None:
+        if self._settings.endpoint is not None:
+            raise UsageError(
+                f"app= of {ref} is for the embedded gateway; start this one with: meca gateway --app {ref}={folder}"
+            )
+        self._settings.apps[ref] = folder
+        self._link.apps[ref] = folder
+
+    def _queue(
+        self,
+        future: MecaFuture[T],
+        payload: bytes,
+        kind: tuple[int, int],
+        options: TaskOptions,
+        decode: Callable[[bytes], Any] | None,
+    ) -> MecaFuture[T]:
+        future.number = number = next(self._numbers)
+        self._ledger.add(Task(number, future, payload, kind, options, decode))
+        self._link.wake()
+        return future
+
+    def _failed(self, future: MecaFuture[T], error: BaseException) -> MecaFuture[T]:
+        """A future that failed before anything was sent, if the executor still takes tasks at all."""
+        self._ledger.check()
+        future.claim()
+        future.set_exception(error)
+        return future

@@ -1,0 +1,325 @@
+"""The hub without sockets or processes: a client's messages in, its outcomes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meca_executor import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
+from meca_executor.gateway.broker import Broker
+from meca_executor.gateway.hub import Hub, SessionRefused
+from meca_executor.wire.records import Kind, MalformedBatch, Record, Status, decode, encode
+from meca_executor.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SETUP: list[Record] = [(0, 0, 0, b"{}"), (0, 0, 0, b"")]
+PATIENCE = 200  #: turns of the loop in which what needs no time must have happened
+
+
+class Containers:
+    """A container runtime whose containers answer as their name says."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.running = 0
+        self.most = 0
+        self.folders: dict[str, str] = {}
+
+    async def call(self, ref: str, content: bytes, *, timeout: float | None = None) -> bytes:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            if ref == "waits":
+                await self.release.wait()
+            errors = {
+                "unknown": NoHostFits("no such image"),
+                "refuses": TaskFailed("status 400"),
+                "late": TaskTimeout(f"longer than {timeout} s"),
+                "broken": ContainerFailed("not ready"),
+                "crashes": ZeroDivisionError("a defect of ours"),
+                "ends": ContainerFailed("ended during the call"),
+            }
+            if (error := errors.get(ref)) is not None:
+                if ref == "ends":
+                    error.lost = True  # type: ignore[attr-defined]
+                raise error
+            return content.upper()
+        finally:
+            self.running -= 1
+
+    def add(self, ref: str, folder: str) -> None:
+        if folder == "nowhere":
+            raise UsageError("no such folder")
+        self.folders[ref] = folder
+
+    async def close(self) -> None: ...
+
+
+class Workers:
+    """A worker runtime that starts nothing."""
+
+    def spawn(self, worker: int) -> None: ...
+    def send(self, worker: int, kind: Kind, batch: bytes) -> None: ...
+    def revoke(self, worker: int, start: int, stop: int) -> None: ...
+    def stop(self, worker: int) -> None: ...
+    def kill(self, worker: int) -> None: ...
+    def look(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Client:
+    """One side of a session, with the hub of the other."""
+
+    def __init__(self, *, trusting: bool = False, cap: int = 2) -> None:
+        self.containers = Containers()
+        self.hub = Hub(Broker(2), self.containers, {"cpu": 2, "memory": 100}, trusting)
+        self.hub.start(Workers(), 0)
+        self.stream = Stream()
+        self.frames: list[bytes] = []
+        self.session, _ = self.hub.attach("s", "me", cap, None, self.frames.append)
+        self.tell(Kind.SETUP, SETUP)
+
+    def tell(self, kind: Kind, records: list[Record]) -> None:
+        for frame in self.stream.send(kind, encode(records)):
+            self.hub.on_frame(self.session, frame)
+
+    def options(self, number: int, **fields: object) -> None:
+        self.tell(Kind.OPTIONS, [(number, 0, 0, json.dumps(fields).encode())])
+
+    def outcomes(self) -> dict[int, tuple[int, bytes]]:
+        """Return what has come since the last time."""
+        frames, self.frames[:] = list(self.frames), []
+        messages = [message for frame in frames if (message := self.stream.receive(frame)) is not None]
+        return {id_: (tag, payload) for message in messages for id_, tag, _, payload in decode(message.body)}
+
+    async def until_running(self, count: int) -> None:
+        """Return as soon as so many containers are called."""
+        for _ in range(PATIENCE):
+            if self.containers.running == count:
+                return
+            await asyncio.sleep(0)
+        pytest.fail(f"{self.containers.running} calls run, not {count}")
+
+    async def settled(self, count: int) -> dict[int, tuple[int, bytes]]:
+        """Return outcomes as soon as there are so many."""
+        found: dict[int, tuple[int, bytes]] = {}
+        for _ in range(PATIENCE):
+            found.update(self.outcomes())
+            if len(found) >= count:
+                break
+            await asyncio.sleep(0)
+        return found
+
+
+def in_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """Run an asynchronous test in a loop of its own, and see that it leaves no call behind."""
+
+    def run() -> None:
+        async def limited() -> None:
+            await asyncio.wait_for(test(), 10)
+
+        asyncio.run(limited())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@in_a_loop
+async def test_a_containers_answers_and_failures_have_their_status() -> None:
+    """Each kind of end is told apart, a defect of ours among them."""
+    client = Client(cap=9)
+    expected = {
+        "echo": (Status.REPLY, b"DATA"),
+        "unknown": (Status.NO_HOST, b"no such image"),
+        "refuses": (Status.FAILED, b"status 400"),
+        "late": (Status.TIMEOUT, b"longer than 2.5 s"),
+        "broken": (Status.CONTAINER_FAILED, b"not ready"),
+        "ends": (Status.CONTAINER_LOST, b"ended during the call"),
+        "crashes": (Status.FAILED, b"the gateway failed: ZeroDivisionError: a defect of ours"),
+    }
+    for number, ref in enumerate(expected):
+        client.options(number, container_ref=ref, timeout=2.5)
+    client.tell(Kind.TASKS, [(number + 1, number, 0, b"data") for number in range(len(expected))])
+    found = await client.settled(len(expected))
+    assert {ref: found[number + 1] for number, ref in enumerate(expected)} == expected
+    assert client.session.calls == {}
+
+
+@in_a_loop
+async def test_a_running_container_call_is_killed() -> None:
+    """Its outcome says so, and the runtime is told."""
+    client = Client()
+    client.options(0, container_ref="waits")
+    client.tell(Kind.TASKS, [(7, 0, 0, b"")])
+    await client.until_running(1)
+    client.tell(Kind.KILL, [(7, 0, 0, b"")])
+    assert await client.settled(1) == {7: (Status.KILLED, b"ended by kill()")}
+    assert client.containers.running == 0
+
+
+@in_a_loop
+async def test_a_container_call_that_is_killed_at_once_has_its_outcome_too() -> None:
+    """The kill may come in the same read as the task, before the call has begun."""
+    client = Client()
+    client.options(0, container_ref="waits")
+    client.tell(Kind.TASKS, [(7, 0, 0, b"")])
+    client.tell(Kind.KILL, [(7, 0, 0, b"")])
+    found = await client.settled(1)
+    assert 7 in found, "the future would wait for ever"
+    assert found[7][0] == Status.KILLED
+    assert client.session.calls == {}
+
+
+@in_a_loop
+async def test_a_cap_holds_for_container_calls() -> None:
+    """No more of a session's calls run at once; one that waits can be killed; all are answered."""
+    client = Client(cap=2)
+    client.options(0, container_ref="waits")
+    client.tell(Kind.TASKS, [(id_, 0, 0, b"x") for id_ in range(1, 6)])
+    await client.until_running(2)
+    client.tell(Kind.KILL, [(5, 0, 0, b"")])
+    assert await client.settled(1) == {5: (Status.KILLED, b"ended by kill()")}
+    client.containers.release.set()
+    assert await client.settled(4) == dict.fromkeys([1, 2, 3, 4], (Status.REPLY, b"X"))
+    assert client.containers.most == 2
+
+
+@in_a_loop
+async def test_what_never_fits_is_refused_at_once() -> None:
+    """More than the host has is told in words, for calls and containers."""
+    client = Client()
+    client.options(0, resource={"cpu": 3})
+    client.options(1, container_ref="echo", resource={"gpu": 1})
+    client.tell(Kind.TASKS, [(1, 0, 0, b""), (2, 1, 0, b"")])
+    found = await client.settled(2)
+    assert [found[id_][0] for id_ in (1, 2)] == [Status.NO_HOST, Status.NO_HOST]
+    assert b"needs 3 cores" in found[1][1]
+
+
+@in_a_loop
+async def test_only_a_trusting_gateway_takes_folders() -> None:
+    """An embedded one learns apps from its client; a standing one does not; a wrong folder fails its tasks."""
+    for trusting in (True, False):
+        client = Client(trusting=trusting)
+        for ref, folder in (("echo", "somewhere"), ("lost", "nowhere")):
+            fields = json.dumps({"type": "app", "ref": ref, "folder": folder}).encode()
+            client.tell(Kind.CONTROL, [(0, 0, 0, fields)])
+        assert client.containers.folders == ({"echo": "somewhere"} if trusting else {})
+        client.options(0, container_ref="lost")
+        client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+        expected = (Status.NO_HOST, b"no such folder") if trusting else (Status.REPLY, b"X")
+        assert await client.settled(1) == {1: expected}
+
+
+@in_a_loop
+async def test_what_cannot_be_understood_is_a_value_error() -> None:
+    """The server drops who sends it: whatever it is, it is this exception and no other."""
+    wrong = []
+    for kind, payload in [
+        (Kind.RESULTS, b""),
+        (Kind.OPTIONS, b"[]"),
+        (Kind.OPTIONS, b"{"),
+        (Kind.OPTIONS, b"\xff"),
+        (Kind.OPTIONS, b'{"timeout": "soon"}'),
+        (Kind.OPTIONS, b"[" * 100_000),
+        (Kind.CONTROL, b"[]"),
+        (Kind.CONTROL, b"7"),
+        (Kind.CONTROL, b'{"type": "app"}'),
+    ]:
+        client = Client(trusting=True)
+        try:
+            client.tell(kind, [(0, 0, 0, payload)])
+        except ValueError:
+            continue
+        except Exception as error:
+            wrong.append(f"{kind.name} {payload[:20]!r} is a {error!r:.60}")
+        else:
+            wrong.append(f"{kind.name} {payload[:20]!r} is taken in")
+    assert not wrong, "\n".join(wrong)
+
+
+@in_a_loop
+async def test_nothing_comes_before_the_setup_and_that_comes_once() -> None:
+    """Who begins with something else, or begins twice, is dropped."""
+    for kind, records in [(Kind.TASKS, [(1, 0, 0, b"")]), (Kind.SETUP, [(0, 0, 0, b"{}")]), (Kind.KILL, [])]:
+        client = Client()
+        client.session, _ = client.hub.attach("another", "me", 1, None, client.frames.append)
+        client.stream = Stream()
+        with pytest.raises(MalformedBatch):
+            client.tell(kind, list(records))
+    client = Client()
+    with pytest.raises(MalformedBatch):
+        client.tell(Kind.SETUP, SETUP)
+
+
+@in_a_loop
+async def test_a_number_of_any_size_is_an_amount() -> None:
+    """JSON has integers of any length, and Python's reads infinity: such a task is refused in words."""
+    client = Client()
+    for number, amount in enumerate([b"1" + b"0" * 400, b"1e999", b"1e300"]):
+        client.tell(Kind.OPTIONS, [(number, 0, 0, b'{"resource": {"memory": ' + amount + b"}}")])
+    client.tell(Kind.TASKS, [(number + 1, number, 0, b"") for number in range(3)])
+    found = await client.settled(3)
+    assert [found[id_][0] for id_ in (1, 2, 3)] == [Status.NO_HOST] * 3
+
+
+@in_a_loop
+async def test_a_torn_batch_is_refused() -> None:
+    """A message whose records do not fit together."""
+    client = Client()
+    (frame,) = client.stream.send(Kind.KILL, encode([(1, 0, 0, b"abc")])[:-1])
+    with pytest.raises(MalformedBatch):
+        client.hub.on_frame(client.session, frame)
+
+
+@in_a_loop
+async def test_a_session_belongs_to_its_key() -> None:
+    """Another key cannot have it; the same one gets it back, with what is in it."""
+    client = Client()
+    with pytest.raises(SessionRefused, match="belongs to another access key"):
+        client.hub.attach("s", "you", 1, None, client.frames.append)
+    again, resumed = client.hub.attach("s", "me", 1, None, client.frames.append)
+    assert again is client.session
+    assert resumed
+
+
+@in_a_loop
+async def test_outcomes_wait_while_the_link_is_down() -> None:
+    """What ends meanwhile is sent again after the reconnect, once."""
+    client = Client()
+    client.options(0, container_ref="waits")
+    client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+    send = client.session.send
+    assert send is not None
+    client.hub.detach(client.session, send)
+    client.containers.release.set()
+    for _ in range(PATIENCE):
+        await asyncio.sleep(0)
+    assert client.outcomes() == {}
+    session, resumed = client.hub.attach("s", "me", 2, None, client.frames.append)
+    assert resumed
+    client.hub.replay(session, client.stream.received)
+    assert client.outcomes() == {1: (Status.REPLY, b"X")}
+    client.hub.replay(session, client.stream.received)
+    assert client.outcomes() == {}
+
+
+@in_a_loop
+async def test_goodbye_ends_a_session() -> None:
+    """Its calls are cancelled, and its name is free."""
+    client = Client()
+    client.options(0, container_ref="waits")
+    client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+    await client.until_running(1)
+    client.tell(Kind.CONTROL, [(0, 0, 0, b'{"type": "bye"}')])
+    for _ in range(PATIENCE):
+        await asyncio.sleep(0)
+    assert client.hub.sessions == {}
+    assert client.containers.running == 0
+    _, resumed = client.hub.attach("s", "you", 1, None, client.frames.append)
+    assert not resumed
