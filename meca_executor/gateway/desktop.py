@@ -35,6 +35,7 @@ JOB_S = 600.0  #: as the original's backend
 KEPT_S = 600.0  #: results wait so long for their client to come back
 HEARD_S = 2.0  #: a client that acknowledges does so within this time, also when it is busy
 FETCH_S = 60.0  #: a client takes what it is sent within this time, or is given up
+RELEASE_S = 1.0  #: a poll waits no longer for an answer
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 log = logging.getLogger("meca.gateway")
@@ -200,7 +201,17 @@ class DesktopFront:
                     client.unheard.popleft()
                 self._polling_over(client)
                 client.more.clear()
-                await client.more.wait()
+                await self._until_more(client, eio_sid)
+
+    async def _until_more(self, client: Client, eio_sid: str) -> None:
+        """Wait for the next event. On polling a client may have said goodbye in vain (python-engineio drops that
+        when its last request is still under way) and wait for the answer to its poll: it gets one."""
+        while not client.more.is_set():
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                polling = self.transports.is_polling(eio_sid)
+                await asyncio.wait_for(client.more.wait(), RELEASE_S if polling else None)
+                return
+            await self.transports.release(eio_sid)
 
     async def _say(self, client: Client, sid: str, event: str, args: tuple[Any, ...]) -> bool:
         """Send an event; whether the client said that it has handled it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from engineio.packet import NOOP, Packet  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,10 +72,19 @@ class Transports:
         """
         await self._eio.sockets[eio_sid].queue.join()
 
+    def is_polling(self, eio_sid: str) -> bool:
+        """Whether a client is on polling.
+
+        Raises:
+            KeyError: It is gone.
+        """
+        return not self._eio.sockets[eio_sid].upgraded
+
     async def release(self, eio_sid: str) -> None:
-        """Answer the poll of a client that says goodbye; it waits for that, up to a ping interval."""
-        if (socket := self._eio.sockets.get(eio_sid)) is not None:
-            await socket.queue.put(None)
+        """Answer the poll of a client with nothing; one that says goodbye waits for that, up to a ping interval."""
+        socket = self._eio.sockets.get(eio_sid)
+        if socket is not None and socket.queue.empty():
+            await socket.queue.put(Packet(NOOP))
 
 
 def read_whole_posts(eio: Any) -> None:
