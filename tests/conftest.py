@@ -29,7 +29,8 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(PREFIXES)]:
         del os.environ[name]
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, "hypothesis")
+    os.mkdir(os.environ["HYPOTHESIS_STORAGE_DIRECTORY"])  # now: what comes later is taken for left behind
     os.environ["MECA_STATE_DIR"] = os.path.join(folder, "state")
     leaks.mark_this_run()
     # After multiprocessing has removed its own folder in this one (its priority is -100).

@@ -15,6 +15,7 @@ from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
 from .driver import OtherDialect
+from .http import Handshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +50,11 @@ class Connection:
         self._told: object = None  # why the server would not have us in the namespace
         self._outgoing: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._http = Handshake(aiohttp.ClientSession())
         self._sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
+            http_session=self._http,
             websocket_extra_options={"max_msg_size": 2 * FRAME_LIMIT},
         )
         on = self._sio.on
@@ -143,9 +146,7 @@ class Connection:
     async def _hang_up(self) -> None:
         with contextlib.suppress(Exception):  # it may be half open, or never have been open
             await self._sio.eio.disconnect(abort=True)
-        http = self._sio.eio.http
-        if http is not None and not http.closed:
-            await http.close()
+        await self._http.close()
 
     # -- Socket.IO events -------------------------------------------------------------------------
 

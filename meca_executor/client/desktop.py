@@ -16,7 +16,8 @@ import socketio
 from ..errors import GatewayRefused, GatewayUnreachable, NoHostFits
 from ..wire import desktop as old
 from ..wire.records import Status
-from .desktop_socket import Handshake, Packet
+from .desktop_socket import Packet
+from .http import Handshake
 
 if TYPE_CHECKING:
     from .driver import Host

@@ -119,7 +119,10 @@ class EmbeddedGateway:
 
 def import_path() -> list[str]:
     """Return where this process finds modules, as another one in another folder can use it."""
-    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    try:
+        return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    except FileNotFoundError:  # the working directory was removed: relative entries lead nowhere
+        return [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
 
 
 def worker_environment(embedded: bool) -> dict[str, Any]:

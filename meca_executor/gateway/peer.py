@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LINK = re.compile(r"socket:\[(\d+)\]")
 
@@ -22,14 +26,22 @@ def process_at(port: int, our_port: int) -> str | None:
     if inode is None:
         return None
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            for descriptor in os.scandir(f"/proc/{pid}/fd"):
-                found = _LINK.match(os.readlink(descriptor.path))
-                if found is not None and found[1] == inode:
-                    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-                        # The name in parentheses may hold anything; the start time is the 20th field after it.
-                        return f"{pid}@{file.read().rpartition(')')[2].split()[19]}"
+        if inode in _sockets(pid):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                # The name in parentheses may hold anything; the start time is the 20th field after it.
+                return f"{pid}@{file.read().rpartition(')')[2].split()[19]}"
     return None
+
+
+def _sockets(pid: str) -> Iterator[str]:
+    """Yield the inodes of a process's sockets; of what it closes or ends meanwhile, some."""
+    descriptors: list[str] = []
+    with contextlib.suppress(OSError):
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if (found := _LINK.match(os.readlink(f"/proc/{pid}/fd/{descriptor}"))) is not None:
+                yield found[1]
 
 
 def _inode(port: int, our_port: int) -> str | None:
