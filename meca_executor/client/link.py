@@ -110,8 +110,8 @@ class Link:
         """
         if not self._started.wait(STARTED_S):
             raise GatewayUnreachable(f"no connection to the gateway within {STARTED_S:g} s")
-        if self._failure is not None and self.slots == 0:
-            raise self._failure
+        if self.slots == 0:
+            raise self._failure or ExecutorClosed("the executor was shut down before it was connected")
 
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
@@ -148,7 +148,8 @@ class Link:
             try:
                 await self._connect()
             except MecaError as error:
-                self.give_up(error)
+                if not self._unwanted.is_set():
+                    self.give_up(error)
                 return
             self.state = "connected"
             self._started.set()
