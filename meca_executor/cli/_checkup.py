@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .. import __version__
+from ..client.driver import OtherDialect
 from ..errors import GatewayRefused, MecaError, ProtocolMismatch, UsageError
 from ..settings import PREFIXES, resolve_endpoint
 from ._session import session
@@ -25,6 +26,15 @@ DISTRIBUTION = "meca-executor"
 NEEDS = ("python-socketio", "aiohttp", "cloudpickle", "tenacity")
 OLDEST_PYTHON = (3, 10)
 CALL_S = 30.0  #: a worker that has not answered a call of no work by then will not
+NATIVE = "native: it has the namespace /meca, and proved itself"
+DESKTOP = "desktop: it has no namespace /meca, as the MECAnywhere desktop app, and no key or TLS asks for one"
+NO_WORKERS = "a desktop app runs containers only, no functions by itself; container_ref= runs them in a container"
+CONTAINER_HERE = (
+    "is the package whole? pip install --force-reinstall meca-executor; a gateway elsewhere needs the image"
+)
+CONTAINER_ELSEWHERE = (
+    "the app needs a host that is there and has the image: look at its login, its hosts and their images"
+)
 QUESTION, ANSWER = '{"name": "doctor"}', "hello doctor"
 
 
@@ -125,10 +135,12 @@ def connection(endpoint: str | None, where: str | None, why: str) -> Iterator[Fi
             yield Finding("!!", "gateway", one_line(error), mend_connection(error, where, why))
             yield from (Finding("--", subject, "needs the gateway") for subject in ("dialect", "workers", "container"))
             return
-        yield Finding("ok", "gateway", f"answers at {executor.endpoint}, runs up to {slots} tasks at once")
-        yield Finding("ok", "dialect", executor.dialect)
-        yield workers(executor)
-        yield container(executor)
+        app = executor.dialect == "desktop"
+        does = f"is given up to {slots} tasks at once" if app else f"runs up to {slots} tasks at once"
+        yield Finding("ok", "gateway", f"answers at {executor.endpoint}, {does}")
+        yield Finding("ok", "dialect", DESKTOP if app else NATIVE)
+        yield Finding("--", "workers", NO_WORKERS) if app else workers(executor)
+        yield container(executor, CONTAINER_ELSEWHERE if app else CONTAINER_HERE)
 
 
 def workers(executor: MecaExecutor) -> Finding:
@@ -143,12 +155,11 @@ def workers(executor: MecaExecutor) -> Finding:
     return Finding("ok", "workers", f"process {worker} ran a function")
 
 
-def container(executor: MecaExecutor) -> Finding:
-    """Offload to the smallest of the example containers."""
+def container(executor: MecaExecutor, mend: str) -> Finding:
+    """Offload to the smallest of the example containers; `mend` is what to do when that fails."""
     try:
         reply = executor.offload_task("sampleserver:latest", QUESTION, timeout=CALL_S).result(2 * CALL_S)
     except Exception as error:
-        mend = "is the package whole? pip install --force-reinstall meca-executor; a gateway elsewhere needs the image"
         return Finding("!!", "container", one_line(error), mend)
     if ANSWER not in reply:
         return Finding("!!", "container", f"sampleserver:latest replied {reply[:200]!r}", "is it another image?")
@@ -159,6 +170,10 @@ def mend_connection(error: BaseException, where: str | None, why: str) -> str:
     """Return what to do when the gateway cannot be used; `why` is what named it."""
     if isinstance(error, UsageError):
         return "correct the variables of the environment that it names"
+    if isinstance(error, OtherDialect):
+        return "if it is a MECAnywhere desktop app: it takes no key, so unset MECA_ACCESS_KEY and MECA_SECRET_KEY"
+    if "desktop app" in str(error):
+        return "start the MECAnywhere desktop app, log in to it, and try again"
     if isinstance(error, GatewayRefused):
         return "set MECA_ACCESS_KEY and MECA_SECRET_KEY to a pair from the gateway's key file"
     if isinstance(error, ProtocolMismatch):

@@ -54,7 +54,7 @@ def dumps(value: object) -> bytes:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
         return _dumps_by_value(value)
-    if (len(sys.modules), next(reversed(sys.modules))) != _modules_seen:
+    if _modules_now() != _modules_seen:
         _find_made_modules()
     for name in _by_value:
         if name in data:
@@ -117,10 +117,17 @@ def _found_by_name(module: str) -> bool:
     return found is not None and (top != module or found.origin == spec.origin)
 
 
+def _modules_now() -> tuple[int, str]:
+    try:
+        return len(sys.modules), next(reversed(sys.modules))
+    except RuntimeError:  # another thread imports something at this moment: look again next time
+        return -1, ""
+
+
 def _find_made_modules() -> None:
     """Note the modules that were made at run time: nobody else can import them."""
     global _modules_seen
-    _modules_seen = (len(sys.modules), next(reversed(sys.modules)))
+    _modules_seen = _modules_now()
     for name, module in list(sys.modules.items()):
         made = type(module) is ModuleType and module.__spec__ is None and not hasattr(module, "__file__")
         made = made or name == "__mp_main__"  # what multiprocessing calls the main module in its children

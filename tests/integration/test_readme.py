@@ -23,6 +23,7 @@ PRINTS = {
     "str.upper": ["['A', 'B']"],
     "TaskTimeout": ["6"],
     "tenacity": ["done"],
+    "meca-python:latest": ["49"],
 }
 
 
