@@ -8,6 +8,7 @@ where it fails, cloudpickle does the work.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import struct
 import sys
@@ -26,7 +27,7 @@ _LENGTH = struct.Struct("<I")
 BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
-_by_value: set[bytes] = {b"__main__"}  #: names that may not be pickled by reference
+_by_value: frozenset[bytes] = frozenset({b"__main__"})  #: names not to pickle by reference; replaced, never changed
 _modules_seen: tuple[int, str] = (0, "")  #: how many modules there were when last looked through, and the newest
 _importable: dict[str, bool] = {}
 
@@ -137,11 +138,14 @@ def _find_made_modules() -> None:
 
 
 def _pickle_by_value(module: str) -> None:
-    _by_value.add(module.encode())
-    if module in sys.modules and module != "__main__":  # which cloudpickle knows about
+    global _by_value
+    _by_value |= {module.encode()}
+    loaded = sys.modules.get(module)
+    if loaded is not None and module != "__main__":  # which cloudpickle knows about
         import cloudpickle
 
-        cloudpickle.register_pickle_by_value(sys.modules[module])
+        with contextlib.suppress(ValueError):  # another thread has just unloaded it
+            cloudpickle.register_pickle_by_value(loaded)
 
 
 def dump_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
