@@ -27,7 +27,7 @@ import sys, time
 
 def say(text):
     time.sleep(0.01)
-    print(text, flush=True)
+    print(text + "\\n", end="", flush=True)  # in one piece: other threads print too
 
 """
 
@@ -44,7 +44,7 @@ def test_waiting_tasks_are_done(kind: Kind, tmp_path: Path) -> None:
 ex = make(2)
 for n in range(8):
     ex.submit(say, f"task {n}")
-print("main done", flush=True)
+say("main done")
 """
     done = scripts.run(program(kind, body), tmp_path).expect()
     assert sorted(done.out.splitlines()) == ["main done", *(f"task {n}" for n in range(8))]
