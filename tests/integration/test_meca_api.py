@@ -147,10 +147,12 @@ def test_a_callback_that_takes_neither_is_refused(desktop: DesktopApp, callback:
     assert len(desktop.jobs()) == before
 
 
-def test_failures_reach_the_callback(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Status 0 and the text for five arguments; a warning with the task's id for one."""
+@pytest.mark.parametrize(
+    ("ref", "told"), [("nohost:latest", "No host available."), ("fails:latest", "MECA not enough resources")]
+)
+def test_failures_reach_the_callback(endpoint: str, caplog: pytest.LogCaptureFixture, ref: str, told: str) -> None:
+    """Status 0 and the text for five arguments, also where the app says 1; a warning with the task's id for one."""
     got: list[Got] = []
-    ref = "nohost:latest"
 
     async def main() -> None:
         await meca_api.offload_task("five", ref, "x", collector(got))
@@ -161,7 +163,7 @@ def test_failures_reach_the_callback(endpoint: str, caplog: pytest.LogCaptureFix
         run(main)
     ((task_id, status, response, error, _),) = got
     assert (task_id, status, response) == ("five", 0, "")
-    why = "No host available." if endpoint == "desktop" else "no container 'nohost:latest'"
+    why = told if endpoint == "desktop" else f"no container {ref!r}"
     assert why in error
     (record,) = caplog.records
     assert record.levelname == "WARNING"
