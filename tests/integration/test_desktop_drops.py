@@ -91,7 +91,7 @@ def test_attempts_are_counted(app: DesktopApp, word: str) -> None:
 @pytest.mark.parametrize("way", ["drop", "kick"])
 def test_with_one_attempt_it_waits_for_the_late_answer(app: DesktopApp, word: str, way: str) -> None:
     """`retry=1`: never offered again. The answer comes to the new connection, as it goes to everybody."""
-    connects = len(app.saw("connect"))
+    connects = len(app.seen("connect"))
     with MecaExecutor(app.url, retry=1) as ex:
         future = ex.submit(HOLD, word)
         app.wait_for("held", content=word)
@@ -149,7 +149,7 @@ def test_a_drop_in_the_middle_of_many(app: DesktopApp, word: str) -> None:
     with MecaExecutor(app.url, retry=4) as ex:  # some may be out at each of the three drops
         results = ex.map(Container("sleep-5ms:latest"), texts, timeout=LIMIT)
         for turn in range(3):
-            app.wait_for("offload", count=len(app.saw("offload")) + 20)
+            app.wait_for("offload", count=len(app.seen("offload")) + 20)
             cut(app, WAYS[turn])
         assert list(results) == texts
 

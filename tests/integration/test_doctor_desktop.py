@@ -63,7 +63,7 @@ def test_with_a_key_it_says_why_the_old_dialect_is_not_spoken(tmp_path: Path) ->
         words = ("doctor", "--endpoint", app.url)
         finished = run(*words, cwd=tmp_path, MECA_ACCESS_KEY="AKIAME", MECA_SECRET_KEY="secret")
         found = findings(finished.expect(1).out)
-        assert app.saw("connect") == []
+        assert app.seen("connect") == []
     mark, text = found["gateway"]
     assert mark == "!!"
     assert "no meca gateway" in text

@@ -119,9 +119,9 @@ def test_connecting_twice_is_connecting_once(app: DesktopApp) -> None:
         await meca_api.disconnect()
         await meca_api.disconnect()
 
-    before = len(app.saw("disconnect"))
+    before = len(app.seen("disconnect"))
     run(main)
-    app.wait_for("disconnect", count=before + len(app.saw("connect")))
+    app.wait_for("disconnect", count=before + len(app.seen("connect")))
 
 
 def test_a_connection_that_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_second_loop_works(app: DesktopApp) -> None:
     run(end)
     run(lambda: whole("c"))
     assert got == ["a", "b", "c"]
-    assert len(app.saw("connect")) == 2
+    assert len(app.seen("connect")) == 2
 
 
 def test_a_result_whose_loop_is_closed(app: DesktopApp, caplog: pytest.LogCaptureFixture) -> None:

@@ -124,8 +124,14 @@ class DesktopApp:
         self._process.stdin.flush()
         self.wait_for("command", count=before + 1)
 
+    def seen(self, what: str, **facts: object) -> list[Event]:
+        """Return the events as `saw` does, all that it has logged until now."""
+        if self._process:
+            self.tell("note")  # no command, but it is logged behind all that was before
+        return self.saw(what, **facts)
+
     def saw(self, what: str, **facts: object) -> list[Event]:
-        """Return the events of this kind until now that have these facts, over all restarts."""
+        """Return the events of this kind that have these facts, over all restarts, as far as its log is read."""
         with self._changed:
             return self._matching(what, facts)
 
@@ -141,7 +147,7 @@ class DesktopApp:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the job objects offered until now, in order; each came as one string (else AssertionError)."""
-        offers = [event["given"] for event in self.saw("offload")]
+        offers = [event["given"] for event in self.seen("offload")]
         assert all(len(given) == 1 and isinstance(given[0], str) for given in offers), offers
         return [json.loads(given[0]) for given in offers]
 
