@@ -129,7 +129,8 @@ class MecaExecutor(Executor):
 
     def __repr__(self) -> str:
         queued, running = self._ledger.counts
-        return f"<MecaExecutor {self._link.endpoint or 'embedded'} {self.state}, {queued} queued, {running} running>"
+        where, spoken = self._link.endpoint or "embedded", f"{self._link.dialect} dialect{self._link.why}"
+        return f"<MecaExecutor {where} {self.state}, {spoken}, {queued} queued, {running} running>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

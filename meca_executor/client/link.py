@@ -65,6 +65,11 @@ class Link:
         """The dialect spoken, or tried first."""
         return self._driver.dialect
 
+    @property
+    def why(self) -> str:
+        """Why another dialect than the native one is spoken, in brackets; nothing for that one."""
+        return "" if self.dialect == "native" else " (the server has no namespace /meca)"
+
     # -- any thread -------------------------------------------------------------------------------
 
     def wake(self) -> None:

@@ -62,6 +62,7 @@ def test_the_dialect_is_found_by_itself(ex: MecaExecutor, app: DesktopApp) -> No
     """No argument says that it is a desktop app."""
     assert ex.submit(ECHO, "x").result(LIMIT) == "x"
     assert (ex.dialect, ex.state, ex.endpoint, ex.slots) == ("desktop", "connected", app.url, 64)
+    assert "desktop dialect (the server has no namespace /meca)" in repr(ex)
 
 
 def test_inputs_and_replies(ex: MecaExecutor) -> None:
