@@ -62,6 +62,15 @@ def test_with_a_key_there_is_no_way_back(prefix: str, monkeypatch: pytest.Monkey
         assert app.seen("connect") == []
 
 
+def test_with_tls_there_is_no_way_back() -> None:
+    """Who asks for TLS wants no server that cannot have it."""
+    with desktop_app() as app:
+        with MecaExecutor(app.url.replace("http:", "https:"), connect_timeout=0.5) as ex:
+            with pytest.raises(GatewayUnreachable):
+                _ = ex.dialect
+        assert app.seen("connect") == []
+
+
 @contextlib.contextmanager
 def server(message: str | None) -> Iterator[tuple[str, list[str]]]:
     """Give the URL of a server that answers like this to `/meca`, and the frames that it received.
