@@ -65,7 +65,7 @@ class Gateway:
 
     async def close(self, grace: float = 0.0) -> bool:
         """End everything, after what is under way when it ends within `grace` seconds; whether it did."""
-        done = await self._hub.drain(grace) if grace > 0 else True
+        done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
         await self._hub.close()
         await self._server.close()
         return done

@@ -82,6 +82,11 @@ class DesktopFront:
         sio.on("disconnect", self._on_disconnect, namespace=old.NAMESPACE)
         sio.on(old.OFFLOAD, self._on_offload, namespace=old.NAMESPACE)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs, or a client that is here has something to hear."""
+        return any(client.jobs or (client.sid is not None and client.unheard) for client in self._clients.values())
+
     def close(self) -> None:
         """Let go of all clients; their jobs end."""
         for client in list(self._clients.values()):

@@ -343,13 +343,13 @@ class Hub:
 
     # -- end --------------------------------------------------------------------------------------
 
-    async def drain(self, grace: float) -> bool:
+    async def drain(self, grace: float, busy_elsewhere: Callable[[], bool] = lambda: False) -> bool:
         """Wait until nothing runs and every result was fetched, at most `grace` seconds; whether that came."""
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())
             unfetched = any(s.stream.unacked_bytes for s in self.sessions.values() if s.send is not None)
-            if not running and not unfetched:
+            if not running and not unfetched and not busy_elsewhere():
                 return True
             await asyncio.sleep(LOOK_S)
         return False

@@ -104,6 +104,11 @@ class Server:
         bound: int = self._runner.addresses[0][1]
         return bound
 
+    @property
+    def busy(self) -> bool:
+        """Whether clients of the old dialect have jobs under way."""
+        return self._front is not None and self._front.busy
+
     async def close(self) -> None:
         """Stop serving and drop every connection."""
         for connection in list(self._connections.values()):
