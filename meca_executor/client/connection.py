@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..settings import KeyPair
+    from ..wire.tap import Tap
 
 
 class Welcome(NamedTuple):
@@ -48,8 +48,7 @@ class Connection:
         self._early: list[bytes] | None = []  # frames that came with the answer, before it was looked at
         self.lost = False  #: it was connected and is no more
         self._told: object = None  # why the server would not have us in the namespace
-        self._outgoing: deque[bytes] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self._tap: Tap | None = None
         self._http = Handshake(aiohttp.ClientSession())
         self._sio = socketio.AsyncClient(
             reconnection=False,
@@ -61,7 +60,6 @@ class Connection:
         on(proof.CHALLENGE, lambda data=None: self._arrived(self._challenge, data), namespace=proof.NAMESPACE)
         on(proof.WELCOME, lambda data=None: self._arrived(self._answer, data), namespace=proof.NAMESPACE)
         on(proof.REFUSED, self._refused, namespace=proof.NAMESPACE)
-        on(proof.FRAME_EVENT, self._frame, namespace=proof.NAMESPACE)
         on("disconnect", self._disconnected, namespace=proof.NAMESPACE)
         on("connect_error", self._connect_error, namespace=proof.NAMESPACE)
 
@@ -80,7 +78,11 @@ class Connection:
 
     async def _open(self, keys: KeyPair, hello: dict[str, Any], timeout: float) -> Welcome:
         await self._connect(timeout)
-        return await self._prove(keys, hello, await self._challenge)
+        challenge = await self._challenge
+        tap = self._http.tap
+        assert tap is not None  # connected by websocket
+        self._tap, tap.on_frame, tap.on_failure = tap, self._frame, self._disconnected
+        return await self._prove(keys, hello, challenge)
 
     async def _connect(self, timeout: float) -> None:
         try:
@@ -121,25 +123,14 @@ class Connection:
         return Welcome(**{name: fields[name] for name in Welcome._fields})
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, after those before it."""
-        self._outgoing.append(frame)
-        if self._sender is None:
-            self._sender = self._loop.create_task(self._sending())
-
-    async def _sending(self) -> None:
-        # One at a time: a binary event is two packets, and others must not come in between.
-        try:
-            while self._outgoing:
-                await self._sio.emit(proof.FRAME_EVENT, self._outgoing.popleft(), namespace=proof.NAMESPACE)
-        except socketio.exceptions.SocketIOError:
-            self._outgoing.clear()  # the link is down: the stream sends them again
-        finally:
-            self._sender = None
+        """Send a frame, after those before it; one that a lost connection does not take, the stream sends again."""
+        if self._tap is not None:
+            self._tap.send(frame)
 
     async def close(self) -> None:
         """Send what is left and disconnect."""
-        if self._sender is not None:
-            await asyncio.wait([self._sender], timeout=1.0)
+        if self._tap is not None:
+            await self._tap.flushed(1.0)
         self._on_lost = lambda: None
         await asyncio.wait([self._loop.create_task(self._hang_up())], timeout=2.0)
 
@@ -161,9 +152,7 @@ class Connection:
         if not self._answer.done():
             self._answer.set_exception(error)
 
-    def _frame(self, frame: Any = None) -> None:
-        if not self._answer.done() or not isinstance(frame, bytes):
-            return
+    def _frame(self, frame: bytes) -> None:
         if self._early is not None:
             self._early.append(frame)
         else:

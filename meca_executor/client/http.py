@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..wire.desktop import MAX_PAYLOAD
+from ..wire.tap import Tap
 
 if TYPE_CHECKING:
     import aiohttp
@@ -19,13 +20,14 @@ class Handshake:
     """An aiohttp session for python-engineio, which (4.15) drops two things.
 
     How large a message the server takes: here it is `max_payload`. And a websocket that ends before its
-    handshake is through: here it is closed with the session.
+    handshake is through: here it is closed with the session. `tap` is the last websocket's.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._websockets: list[Any] = []
         self.max_payload = MAX_PAYLOAD
+        self.tap: Tap | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -34,11 +36,11 @@ class Handshake:
         """Connect; the first message is the handshake."""
         ws: Any = await self._session.ws_connect(*args, **kwargs)
         self._websockets.append(ws)
-        receive = ws.receive
+        self.tap = tap = Tap(ws)
 
         async def first(*args: Any, **kwargs: Any) -> Any:
-            ws.receive = receive
-            message = await receive(*args, **kwargs)
+            ws.receive = tap.receive
+            message = await tap.receive(*args, **kwargs)
             if isinstance(message.data, str) and message.data.startswith("0{"):
                 self.max_payload = json.loads(message.data[1:]).get("maxPayload") or MAX_PAYLOAD
             return message

@@ -111,7 +111,7 @@ class Hub:
 
     def detach(self, session: Session, send: Callable[[bytes], None]) -> None:
         """The connection is gone; the session waits for the client to come back."""
-        if session.send is send and session.id in self.sessions:
+        if session.send == send and session.id in self.sessions:
             session.send = None
             session.expiry = self._loop.call_later(self._resume_s, self.end, session)
 

@@ -7,18 +7,22 @@ import logging
 import platform
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import socketio
 from aiohttp import web
 
 from ..wire import proof
-from ..wire.stream import FRAME_LIMIT, StreamBroken
+from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
 from .hub import Hub, Session, SessionRefused, limits
+from .websocket import TAP, serve_taps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ..wire.tap import Tap
 
 PROOF_S = 10.0  #: who has not proved itself by then is disconnected
 PING_S = 10.0
@@ -35,6 +39,7 @@ class Connection:
 
     sid: str
     nonce: str
+    tap: Tap  #: frames go through it
     deadline: asyncio.TimerHandle | None = None
     session: Session | None = None
     outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
@@ -42,10 +47,6 @@ class Connection:
     closing: bool = False
     resumed: bool = False  #: the session was there before
     received: int = 0  #: the client's last frame number
-
-    def send(self, frame: bytes) -> None:
-        """Send a frame; set by the server."""
-        raise NotImplementedError
 
 
 class Server:
@@ -84,7 +85,7 @@ class Server:
         self._sio.on("connect", self._on_connect, namespace=proof.NAMESPACE)
         self._sio.on("disconnect", self._on_disconnect, namespace=proof.NAMESPACE)
         self._sio.on(proof.HELLO, self._on_hello, namespace=proof.NAMESPACE)
-        self._sio.on(proof.FRAME_EVENT, self._on_frame, namespace=proof.NAMESPACE)
+        serve_taps(self._sio.eio)
         self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
         self._runner: web.AppRunner | None = None
 
@@ -122,10 +123,12 @@ class Server:
     # -- Socket.IO events -------------------------------------------------------------------------
 
     async def _on_connect(self, sid: str, environ: object, auth: object = None) -> None:
-        if sid in self._connections:
+        if sid in self._connections or not isinstance(environ, dict):
             return  # not a connection: an event that a client named `connect`
-        connection = self._connections[sid] = Connection(sid, proof.make_nonce())
-        connection.send = lambda frame: self._send(connection, proof.FRAME_EVENT, frame)  # type: ignore[method-assign]
+        if (tap := environ.get(TAP)) is None:
+            raise socketio.exceptions.ConnectionRefusedError(f"{proof.NAMESPACE} is for websockets only")
+        connection = self._connections[sid] = Connection(sid, proof.make_nonce(), tap)
+        tap.on_failure = lambda: self._forget(connection)
         connection.deadline = asyncio.get_running_loop().call_later(PROOF_S, self._drop, connection)
         self._send(connection, proof.CHALLENGE, {"nonce": connection.nonce, "protocol": proof.PROTOCOL})
 
@@ -144,18 +147,15 @@ class Server:
             log.warning("refused a client: %s", refusal.text)
             self._refuse(connection, refusal)
 
-    async def _on_frame(self, sid: str, frame: object = None) -> None:
-        connection = self._connections.get(sid)
-        if connection is None or connection.closing:
-            return
-        if connection.session is None or not isinstance(frame, bytes):
-            self._drop(connection)
+    def _on_frame(self, connection: Connection, session: Session, frame: bytes) -> None:
+        if connection.closing:
             return
         try:
-            self._hub.on_frame(connection.session, frame)
-        except (StreamBroken, ValueError, KeyError) as error:
+            self._hub.on_frame(session, frame)
+        except Exception as error:
+            if not isinstance(error, (ValueError, KeyError)):
+                log.exception("a frame could not be taken in")
             log.warning("a client sent what cannot be read: %s", error)
-            session = connection.session
             self._refuse(connection, Refusal("protocol", f"the gateway could not read a frame: {error}"))
             self._hub.end(session)
 
@@ -193,10 +193,11 @@ class Server:
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = self._hub.attach(name, key, slots, per_worker, connection.send)
+            session, resumed = self._hub.attach(name, key, slots, per_worker, connection.tap.send)
         except SessionRefused as error:
             raise Refusal("session", str(error)) from None
         connection.session, connection.resumed = session, resumed
+        connection.tap.on_frame = partial(self._on_frame, connection, session)
         if connection.deadline is not None:
             connection.deadline.cancel()
         fields = {
@@ -217,7 +218,6 @@ class Server:
             connection.sender = asyncio.get_running_loop().create_task(self._sending(connection))
 
     async def _sending(self, connection: Connection) -> None:
-        # One sender a connection: a binary event is two packets, and others must not come in between.
         try:
             while connection.outgoing:
                 event, data = connection.outgoing.popleft()
@@ -244,7 +244,7 @@ class Server:
         if connection.deadline is not None:
             connection.deadline.cancel()
         if connection.session is not None:
-            self._hub.detach(connection.session, connection.send)
+            self._hub.detach(connection.session, connection.tap.send)
 
 
 def wrong_key(key: str) -> str:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROTOCOL = 1  #: raised with every change of the wire; the other side's number is checked before anything is sent
+PROTOCOL = 2  #: raised with every change of the wire; the other side's number is checked before anything is sent
 NAMESPACE = "/meca"
 NONCE_BYTES = 32
-#: Socket.IO events of the namespace, the frames' one included
-CHALLENGE, HELLO, WELCOME, REFUSED, FRAME_EVENT = "challenge", "hello", "welcome", "refused", "f"
+#: Socket.IO events of the namespace
+CHALLENGE, HELLO, WELCOME, REFUSED = "challenge", "hello", "welcome", "refused"
 
 
 def make_nonce() -> str:

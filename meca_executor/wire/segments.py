@@ -1,0 +1,370 @@
+"""Segments: parcels in shared memory, for processes of one user on one machine.
+
+A segment is a memory file without a name (memfd, Linux): another process opens it by the number of a
+descriptor, through `/proc/PID/fd/N`, or gets the descriptor itself over a Unix socket. It is gone with its
+last descriptor and its last mapping, so nothing can be left behind, whoever is killed.
+
+What was written is sealed: it keeps its size and its content, so that a reader can neither be made to read
+beyond the end (SIGBUS) nor see it change. Readers map it copy-on-write: an array can be written to, and
+the others do not see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import hmac
+import mmap
+import os
+import resource
+import secrets
+import struct
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+from ..errors import MecaError
+from .parcels import SHARED, MalformedParcel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .parcels import Parcel
+
+MOST_OPEN = 256  #: segments a process has open at once, where its limit of descriptors is high
+SHARE_OF_DESCRIPTORS = 4  #: else this part of the limit
+STEP = (
+    16 << 20
+)  #: bytes reserved by one call: 4 ms, so that a profiler's timer signals cannot make it start over for ever
+LOOK_FROM = 16 << 20  #: bytes from which the memory that is left is looked up first, which takes 50 µs
+
+_NAME = "meca-segment"
+_LINK = f"/memfd:{_NAME} (deleted)"
+_REFERENCE = struct.Struct("<BIIQQ")  # b"M", pid, descriptor, inode, size
+_NONCE_BYTES = 32
+
+_open: set[int] = set()  #: descriptors of this process's segments; a set's own methods need no lock
+_mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  #: those that keep a descriptor of their own
+
+
+class SharedMemoryFull(MecaError, MemoryError):
+    """There is no room in memory for a payload; its size and the way out are in the text."""
+
+
+class SegmentGone(MecaError, OSError):
+    """The shared memory that was referred to cannot be read: it was closed, its process ended, or it is another's."""
+
+
+def available() -> bool:
+    """Whether this system has what segments are made of: Linux, with `/proc` in its place."""
+    return hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS") and os.path.isdir("/proc/self/fd")
+
+
+def most_open() -> int:
+    """Return how many segments this process may have open: 256, or a quarter of its soft limit of descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if soft == resource.RLIM_INFINITY else min(MOST_OPEN, soft // SHARE_OF_DESCRIPTORS)
+
+
+class Segment:
+    """One parcel in shared memory, held by a descriptor of this process until `close()` or garbage collection.
+
+    Whoever has mapped it by then keeps the memory; nobody can find it any more. A forked child has a
+    descriptor of its own, which its copy of the object closes.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "_inode", "size")
+
+    size: int  #: bytes
+
+    def __init__(self, fd: int) -> None:
+        """Take the descriptor of a sealed memory file; use `create` or `adopt`."""
+        status = os.fstat(fd)
+        self._fd = fd
+        self._inode = status.st_ino
+        self.size = status.st_size
+        _open.add(fd)
+
+    @classmethod
+    def create(cls, parcel: Parcel) -> Segment | None:
+        """Return a new segment that holds the packed parcel, or None: then send it in another way.
+
+        None means that this process has as many open as it may, or that the system gives it none.
+
+        Raises:
+            SharedMemoryFull: There is no room for it.
+        """
+        if len(_open) >= most_open() or not available():
+            return None
+        try:
+            fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError:  # no descriptor left, or not allowed
+            return None
+        try:
+            _reserve(fd, parcel.size)
+            _write_all(fd, parcel.parts())
+            _seal(fd)
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def adopt(cls, fd: int) -> Segment:
+        """Return the segment of a descriptor that came over a Unix socket; the descriptor is its own from here on.
+
+        It counts as an open one, but is never refused for their number.
+
+        Raises:
+            SegmentGone: It is not the descriptor of a segment. It was closed.
+        """
+        try:
+            _check(fd)
+            os.set_inheritable(fd, False)  # recv_fds leaves it inheritable
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the segment's own.
+
+        Raises:
+            ValueError: The segment was closed.
+        """
+        if self._fd < 0:
+            raise ValueError("the segment was closed")
+        return self._fd
+
+    def reference(self) -> bytes:
+        """Return what another process hands to `map_segment`, while this one has the segment open.
+
+        Raises:
+            ValueError: The segment was closed.
+        """
+        return _REFERENCE.pack(SHARED, os.getpid(), self.fileno(), self._inode, self.size)
+
+    def close(self) -> None:
+        """Let go of the descriptor; a second time does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _open.discard(fd)  # first: once it is closed, the number may be another segment's
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):  # not in one whose making failed
+            self.close()
+
+
+def map_segment(reference: bytes) -> memoryview:
+    """Return the content of another process's segment, or of one of this process's own.
+
+    It can be written to, which only this process sees. The memory lives as long as the view and what is
+    made from it.
+
+    Raises:
+        MalformedParcel: This is not a reference.
+        SegmentGone: There is no such segment (any more), or this process may not read it.
+        SharedMemoryFull: There is no room to map it.
+    """
+    if len(reference) != _REFERENCE.size or reference[0] != SHARED:
+        raise MalformedParcel(f"a reference to shared memory has {_REFERENCE.size} bytes, this has {len(reference)}")
+    _, pid, number, inode, size = _REFERENCE.unpack(reference)
+    fd = _open_other(pid, number)
+    try:
+        return _map(fd, size, inode)
+    finally:
+        os.close(fd)
+
+
+def map_fd(fd: int, size: int) -> memoryview:
+    """Return the content of the segment behind a descriptor, which stays the caller's; all else as `map_segment`.
+
+    Raises:
+        SegmentGone: It is not the descriptor of a segment of `size` bytes.
+        SharedMemoryFull: There is no room to map it.
+    """
+    return _map(fd, size, None)
+
+
+# -- writing
+
+
+def _reserve(fd: int, size: int) -> None:
+    try:
+        if size >= LOOK_FROM and size > _memory_left():
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        for start in range(0, size, STEP):
+            os.posix_fallocate(fd, start, min(STEP, size - start))
+    except OSError as error:
+        raise _full(size, error) from error
+
+
+def _memory_left() -> int:
+    """Return the bytes that can be had without ending a process: a memory file has no limit but that.
+
+    A limit of the process's own group of processes (cgroup) is not seen.
+    """
+    left = 0
+    with open("/proc/meminfo", "rb") as file:
+        for line in file:
+            if line.startswith((b"MemAvailable:", b"SwapFree:")):
+                left += int(line.split()[1]) * 1024
+    return left
+
+
+def _full(size: int, error: OSError) -> SharedMemoryFull:
+    return SharedMemoryFull(
+        f"a payload of {size} bytes does not fit into shared memory ({error.strerror}): let earlier results go, "
+        "send less at once, or put the data into a file and send its path"
+    )
+
+
+def _write_all(fd: int, parts: Iterable[bytes | memoryview]) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]  # at most 2 GiB at once
+
+
+def _seals() -> int:
+    return fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+def _seal(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _seals() | fcntl.F_SEAL_SEAL)
+
+
+# -- reading
+
+
+def _open_other(pid: int, number: int) -> int:
+    """Return a descriptor of our own for another process's memory file.
+
+    The name comes first, because to open is to do something with some files (a device, a pipe); `_check`
+    has to follow, because the number may be another file's by then.
+    """
+    path = f"/proc/{pid}/fd/{number}"
+    try:
+        link = os.readlink(path)
+        if link == _LINK:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise SegmentGone(f"the shared memory of process {pid} cannot be opened: {error.strerror}") from error
+    raise SegmentGone(f"descriptor {number} of process {pid} is no longer shared memory of ours, but {link}")
+
+
+def _check(fd: int) -> os.stat_result:
+    """Return the status of a sealed memory file.
+
+    Raises:
+        SegmentGone: It is something else; something that can be cut while we read it, say.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:  # EINVAL: no memory file at all
+        raise SegmentGone(f"descriptor {fd} is not shared memory: {error.strerror}") from error
+    if seals & _seals() != _seals():
+        raise SegmentGone(f"descriptor {fd} is memory that its owner can still change")
+    return os.fstat(fd)
+
+
+def _map(fd: int, size: int, inode: int | None) -> memoryview:
+    status = _check(fd)
+    if status.st_size != size or inode not in (None, status.st_ino):
+        raise SegmentGone(
+            f"the shared memory of {size} bytes was closed: its descriptor is another segment's, "
+            f"of {status.st_size} bytes"
+        )
+    try:
+        return memoryview(_mapping(fd, size))
+    except OSError as error:
+        raise _full(size, error) from error
+
+
+def _mapping(fd: int, size: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, access=mmap.ACCESS_COPY, trackfd=False)
+    # Up to Python 3.12 each mapping keeps a descriptor; beyond our share of them we have to copy.
+    if len(_mappings) >= most_open():
+        return _copy(fd, size)
+    mapping = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+    _mappings.add(mapping)
+    return mapping
+
+
+def _copy(fd: int, size: int) -> mmap.mmap:
+    """Return memory of our own with the content of the file."""
+    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    view, position = memoryview(mapping), 0
+    while position < size:
+        position += os.preadv(fd, [view[position:]], position)
+    return mapping
+
+
+# -- are we on one machine?
+
+
+class Probe:
+    """A secret in shared memory, by which another process shows that it can read ours.
+
+    It shows one direction only: each side that is to read needs an answer of its own to a probe of the other.
+    """
+
+    def __init__(self) -> None:
+        """Make the secret; for systems where `available()`.
+
+        Raises:
+            OSError: The system gives none.
+        """
+        self._nonce = secrets.token_bytes(_NONCE_BYTES)
+        self._fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(self._fd, self._nonce)
+        _seal(self._fd)
+
+    def offer(self) -> str:
+        """Return where the secret is, and by what it is known, as text without the secret.
+
+        Raises:
+            ValueError: The probe was closed.
+        """
+        if self._fd < 0:
+            raise ValueError("the probe was closed")
+        return f"{os.getpid()}:{self._fd}:{os.fstat(self._fd).st_ino}:{hashlib.sha256(self._nonce).hexdigest()}"
+
+    def accepts(self, answer: str | None) -> bool:
+        """Whether this is what `answer` returns to one who has read the secret."""
+        told = (answer or "").encode("utf-8", "replace")
+        return hmac.compare_digest(told, self._nonce.hex().encode())
+
+    def close(self) -> None:
+        """Let go of the secret, which nobody can read from then on; a second time does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
+
+
+def answer(offer: str) -> str | None:
+    """Return the secret of another process's probe, or None where this process cannot read it.
+
+    The offer may come from anybody: nothing is given away but what its sender has described by its hash.
+    """
+    if not available():
+        return None
+    with contextlib.suppress(ValueError, SegmentGone):
+        pid, number, inode, digest = offer.split(":")
+        fd = _open_other(int(pid), int(number))
+        try:
+            if _check(fd).st_ino == int(inode):
+                nonce = os.pread(fd, _NONCE_BYTES, 0)
+                if hmac.compare_digest(hashlib.sha256(nonce).hexdigest().encode(), digest.encode()):
+                    return nonce.hex()
+        finally:
+            os.close(fd)
+    return None

@@ -1,0 +1,72 @@
+"""Frames beside Socket.IO's own packets, on one websocket.
+
+A binary websocket message that belongs to no Socket.IO event is a frame of ours: one message, where a binary
+event would be two and would pass through every layer of the libraries on both sides. Socket.IO keeps the rest:
+connecting, the proof's events, pings, the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Tap:
+    """One end of an aiohttp websocket, a client's or a server's; used in its loop only.
+
+    Attributes:
+        on_frame: Called with each frame that comes; None leaves binary messages to Socket.IO.
+        on_failure: Called once when a frame cannot be sent.
+    """
+
+    def __init__(self, ws: Any) -> None:
+        self._ws = ws
+        self._receive = ws.receive
+        self._outgoing: deque[bytes] = deque()
+        self._draining: asyncio.Task[None] | None = None
+        self.on_frame: Callable[[bytes], object] | None = None
+        self.on_failure: Callable[[], object] = lambda: None
+
+    async def receive(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next message that is not a frame."""
+        while True:
+            message = await self._receive(*args, **kwargs)
+            if self.on_frame is None or type(message.data) is not bytes:
+                return message
+            self.on_frame(message.data)
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, after those before it."""
+        if self._draining is not None:
+            self._outgoing.append(frame)
+            return
+        # It is written in the coroutine's first step, which here needs no turn of the loop.
+        sending = self._ws.send_bytes(frame)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        except (OSError, RuntimeError):  # closing, or reset
+            self.on_failure()
+            return
+        sending.close()  # it is written; what it waited for, the others wait for
+        self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while self._outgoing:
+                await self._ws.send_bytes(self._outgoing.popleft())
+        except (OSError, RuntimeError):
+            self._outgoing.clear()
+            self.on_failure()
+        finally:
+            self._draining = None
+
+    async def flushed(self, timeout: float) -> None:
+        """Wait until all was given to the system, at most so many seconds."""
+        if self._draining is not None:
+            await asyncio.wait([self._draining], timeout=timeout)
