@@ -2,7 +2,45 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.005
+
 
 def noop(value: int) -> int:
     """Return `value`: the least that a call can do while its answer can still be checked."""
     return value
+
+
+def echo(value: Any) -> Any:
+    """Return `value`, whatever it is."""
+    return value
+
+
+def last_item(array: Any) -> float:
+    """Return the last item of an array: next to nothing, but the array must be there."""
+    return float(array[-1])
+
+
+def nap(seconds: float) -> float:
+    """Sleep, and return how long that was: timers are late by up to 0.1 ms, which no executor can help."""
+    began = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began
+
+
+def burn(seconds: float) -> float:
+    """Use that much processor time, and return how much it was; what others take of the core does not count."""
+    began = time.thread_time()
+    while (used := time.thread_time() - began) < seconds:
+        sum(range(1000))
+    return used
+
+
+def hold(path: str) -> str:
+    """Keep the worker busy until there is a file at `path`."""
+    while not Path(path).exists():
+        time.sleep(POLL_S)
+    return path

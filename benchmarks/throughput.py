@@ -1,146 +1,94 @@
-"""How fast do calls go through, and how soon does the first one come back?
+"""How fast do calls go through?
 
-    python -m benchmarks.throughput [--rounds N] [--tasks N] [--workers N] [--peers A,B] [--json FILE]
+    python -m benchmarks.throughput [--rounds N] [--tasks N] [--workers N] [--peers A,B] [--json FILE] [--plot FOLDER]
 
-run from the checkout root with the package's dependencies installed. `MecaExecutor` is measured with its
-embedded gateway; `ThreadPoolExecutor` is the floor (a future and a queue, no second process) and
-`ProcessPoolExecutor` what a user would take otherwise. loky takes part where it is installed.
+run from the checkout root with the package's dependencies installed. `MecaExecutor` is measured with its embedded
+gateway; `ThreadPoolExecutor` is the floor (a future and a queue, no second process) and `ProcessPoolExecutor` what a
+user would take otherwise. The others take part where they are installed (`pip install -e .[peers]`).
 
 What is asked, per peer and round, in a fresh process (`benchmarks.harness` tells how rounds become figures):
 
-| question | what is timed |
-|---|---|
-| import | `import MODULE`, and `from MODULE import CLASS`: a child that does it, less a bare child |
-| first result | class already imported: construct, submit one no-op, its result |
-| submit | `--tasks` no-ops by `submit`, then every result, in order |
-| map | `list(ex.map(noop, range(tasks)))` with default arguments |
-| one at a time | `submit(noop, i).result()`, a twentieth of `--tasks` times: median and 99th percentile |
-| shutdown | `shutdown(wait=True)` with nothing left to do |
+| part | what is timed | without |
+|---|---|---|
+| submit | `--tasks` no-ops, a function that workers can import, by `submit`, then every result, in order | |
+| closure | the same with a lambda that holds a value | pools that pickle by name alone |
+| map | `list(ex.map(noop, range(tasks)))` with default arguments, and `ProcessPoolExecutor` with larger chunks | |
 
-Between "first result" and "submit" stands an uncounted warm-up: as many calls as one at a time, by both
-ways, so that workers are up, code paths warm and whatever a peer adapts has adapted. Answers are compared
-with what they must be, outside of the timed parts.
+Before each stands an uncounted warm-up, a twentieth of the calls by both ways. Dask, Ray and Parsl make a tenth of
+the calls: their rates do not depend on the number, and an hour would go by.
 """
 
 from __future__ import annotations
 
-import gc
-import subprocess
 import sys
-from statistics import median, quantiles
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-from .harness import Figures, Options, Question, Script, main
-from .peers import LOKY, MECA, PROCESSES, THREADS, Peer
+from .harness import main
+from .peers import CHUNKS_100, CHUNKS_1000, DASK, LOKY, MECA, MP_POOL, PARSL, PEBBLE, PROCESSES, RAY, THREADS, Peer
+from .questions import Figures, Limit, Options, Part, Question, Script
 from .tasks import noop
+from .timing import rate, submit_all, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from concurrent.futures import Executor
 
-QUESTIONS = (
-    Question("submit", "no-op `submit`", "tasks/s", "higher"),
-    Question("map", "no-op `map`", "tasks/s", "higher"),
-    Question("latency_p50", "one at a time, p50", "µs", "lower"),
-    Question("latency_p99", "one at a time, p99", "µs", "lower"),
-    Question("first_result", "construct to first result", "ms", "lower"),
-    Question("import_module", "`import MODULE`", "ms", "lower"),
-    Question("import_class", "`from MODULE import CLASS`", "ms", "lower"),
-    Question("shutdown", "shutdown", "ms", "lower"),
+FAR = (DASK, RAY, PARSL)
+OFFSET = 7  #: what the closure adds
+
+
+def warm(peer: Peer, options: Options) -> tuple[Executor, int]:
+    """Return an executor that is up and warm, and how many calls it is to make."""
+    calls = peer.calls(options.tasks)
+    executor = peer.load()(max_workers=options.workers)
+    warm_up(executor, max(20, calls // 20))
+    return executor, calls
+
+
+def measure_submit(peer: Peer, options: Options) -> Figures:
+    """Answer "submit" for one peer."""
+    executor, calls = warm(peer, options)
+    with executor:
+        return {"submit": rate(lambda: submit_all(executor, noop, range(calls)), range(calls))}
+
+
+def measure_closure(peer: Peer, options: Options) -> Figures:
+    """Answer "closure" for one peer."""
+    executor, calls = warm(peer, options)
+    offset = OFFSET
+    with executor:
+        closure = lambda value: value + offset  # noqa: E731  (it is what users write)
+        submit_all(executor, closure, range(20))
+        expected = range(offset, calls + offset)
+        return {"closure": rate(lambda: submit_all(executor, closure, range(calls)), expected)}
+
+
+def measure_map(peer: Peer, options: Options) -> Figures:
+    """Answer "map" for one peer."""
+    executor, calls = warm(peer, options)
+    with executor:
+        return {"map": rate(lambda: list(executor.map(noop, range(calls))), range(calls))}
+
+
+SUBMIT = Question(
+    "submit", "no-op `submit`", "tasks/s", "higher", goal=(Limit(PROCESSES.name, 12), Limit(THREADS.name, 1.2))
 )
-
-IMPORT_TRIES = 5  #: children a round; one start varies by some milliseconds
-MS, US = 1e3, 1e6
-
-
-def measure(peer: Peer, options: Options) -> Figures:
-    """Answer every question for one peer."""
-    figures: Figures = {
-        "import_module": import_ms(f"import {peer.module}"),
-        "import_class": import_ms(f"from {peer.module} import {peer.attribute}"),
-    }
-    make = peer.load()
-    calls = max(20, options.tasks // 20)
-
-    began = perf_counter()
-    executor = make(max_workers=options.workers)
-    first = executor.submit(noop, 7).result()
-    figures["first_result"] = (perf_counter() - began) * MS
-    check(peer, [first], [7])
-
-    submit_rate(peer, executor, calls)
-    map_rate(peer, executor, calls)
-    figures["submit"] = submit_rate(peer, executor, options.tasks)
-    figures["map"] = map_rate(peer, executor, options.tasks)
-    took = latencies(peer, executor, calls)
-    figures["latency_p50"] = median(took) * US
-    figures["latency_p99"] = quantiles(took, n=100)[98] * US
-
-    began = perf_counter()
-    executor.shutdown(wait=True)
-    figures["shutdown"] = (perf_counter() - began) * MS
-    return figures
-
-
-def submit_rate(peer: Peer, executor: Executor, tasks: int) -> float:
-    """Return calls a second from the first `submit` to the last result."""
-    gc.collect()
-    began = perf_counter()
-    futures = [executor.submit(noop, number) for number in range(tasks)]
-    answers = [future.result() for future in futures]
-    elapsed_s = perf_counter() - began
-    check(peer, answers, range(tasks))
-    return tasks / elapsed_s
-
-
-def map_rate(peer: Peer, executor: Executor, tasks: int) -> float:
-    """Return calls a second of one `map` with default arguments."""
-    gc.collect()
-    began = perf_counter()
-    answers = list(executor.map(noop, range(tasks)))
-    elapsed_s = perf_counter() - began
-    check(peer, answers, range(tasks))
-    return tasks / elapsed_s
-
-
-def latencies(peer: Peer, executor: Executor, calls: int) -> list[float]:
-    """Return the seconds of each of `calls` calls, made one after the other."""
-    gc.collect()
-    took = []
-    answers = []
-    for number in range(calls):
-        began = perf_counter()
-        answers.append(executor.submit(noop, number).result())
-        took.append(perf_counter() - began)
-    check(peer, answers, range(calls))
-    return took
-
-
-def check(peer: Peer, answers: Sequence[int], expected: Sequence[int]) -> None:
-    """Refuse to report a speed for wrong answers."""
-    if list(answers) != list(expected):
-        raise RuntimeError(f"{peer.name} gave wrong answers; its figures would mean nothing")
-
-
-def import_ms(statement: str) -> float:
-    """Return what `statement` adds to the life of an interpreter: median of pairs, with and without."""
-    added = [child_s(statement) - child_s("pass") for _ in range(IMPORT_TRIES)]
-    return max(0.0, median(added)) * MS
-
-
-def child_s(code: str) -> float:
-    began = perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    return perf_counter() - began
-
+CLOSURE = Question("closure", "no-op closure by `submit`", "tasks/s", "higher", goal=(Limit(LOKY.name, 3),))
+MAP = Question("map", "no-op `map`", "tasks/s", "higher", goal=(Limit(PROCESSES.name, 20),))
 
 SCRIPT = Script(
     name="throughput",
-    purpose="No-op throughput, latency and start-up of MecaExecutor beside the standard library's executors.",
-    questions=QUESTIONS,
-    peers=(THREADS, PROCESSES, LOKY, MECA),
-    measure=measure,
+    purpose="No-op throughput of MecaExecutor beside the pools that people use.",
+    parts=(
+        Part("submit", (SUBMIT,), (THREADS, PROCESSES, MP_POOL, PEBBLE, LOKY, MECA, *FAR), measure_submit),
+        Part("closure", (CLOSURE,), (THREADS, LOKY, MECA, *FAR), measure_closure),
+        Part(
+            "map",
+            (MAP,),
+            (THREADS, PROCESSES, CHUNKS_100, CHUNKS_1000, MP_POOL, PEBBLE, LOKY, MECA, *FAR),
+            measure_map,
+        ),
+    ),
+    controls=(PROCESSES, THREADS),
 )
 
 if __name__ == "__main__":

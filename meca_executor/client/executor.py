@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
@@ -249,7 +250,12 @@ class MecaExecutor(Executor):
         """
         check_map(chunksize, buffersize)
         calls = zip(*iterables, strict=False)
-        return results_in_order(weakref.ref(self), self.submit, fn, calls, timeout, buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if buffersize is None and not isinstance(fn, Container) and type(self).submit is MecaExecutor.submit:
+            in_chunks = self._submission.items(self._options, self._tag, fn, calls, deadline)
+            if in_chunks is not None:
+                return in_chunks
+        return results_in_order(weakref.ref(self), self.submit, fn, calls, deadline, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks and end when those that are here are done.

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+#: Held while a future gets its condition, and while one without a condition changes its state: so that nobody
+#: begins to wait, the standard library's own functions included, between a look at the state and its change.
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # the old one may have been held by a thread that is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _MadeLater:
+    """An attribute that most futures never need: made when somebody asks, and from then on the instance's own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Any, owner: type) -> Any:
+        if future is None:
+            return self
+        with _lock:
+            return future.__dict__.setdefault(self._name, self._make())
 
 
 class MecaFuture(Future[T]):
@@ -20,16 +53,62 @@ class MecaFuture(Future[T]):
 
     __module__ = "meca_executor"
 
+    # What `Future.__init__` makes for each future costs more time and memory than all else of a short task.
+    _state = PENDING
+    _result: T | None = None
+    _exception: BaseException | None = None
+    _condition = _MadeLater(threading.Condition)
+    _waiters = _MadeLater(list)
+    _done_callbacks = _MadeLater(list)
+
     number: int | None = None  #: the task's number in its executor
     given_id: str | None = None
     transaction_id: str = ""  #: the old dialect's own name for the task
     accepted: bool = False  #: the old dialect's app has taken it
     _on_accepted: Callable[[], object] | None = None
 
+    def __init__(self) -> None:
+        pass
+
     @property
     def task_id(self) -> str | None:
         """The name that `offload_task` was given, or the task's number as text; None without a task."""
         return self.given_id or (None if self.number is None else str(self.number))
+
+    # -- as of the base class, without a condition where none is needed -----------------------------
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Whether the task was handed over and has no outcome yet."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Whether the task has its outcome, or was cancelled."""
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the call returned; waits for it.
+
+        Raises:
+            CancelledError: The task was cancelled.
+            TimeoutError: It has no outcome after `timeout` seconds.
+            Exception: What the call raised, or why it has no result.
+        """
+        if self._state == FINISHED and self._exception is None:
+            return self._result  # type: ignore[return-value]
+        return super().result(timeout)
+
+    def set_result(self, result: T) -> None:
+        """Set what the call returned; for the link."""
+        with _lock:
+            if "_condition" not in self.__dict__ and self._state not in _DONE:
+                self._result = result
+                self._state = FINISHED
+                return
+        super().set_result(result)
 
     def cancel(self) -> bool:
         """Cancel the task if it has not been handed over. Never blocks.
@@ -41,9 +120,25 @@ class MecaFuture(Future[T]):
             return False
         with self._condition:
             # Whoever waits is told now: nobody comes by later to do it, as a pool's thread would.
-            if self._state == "CANCELLED":
+            if self._state == CANCELLED:
                 self.set_running_or_notify_cancel()
         return True
+
+    def claim(self) -> bool:
+        """Set the future running, for the link that hands its task over; False when it was cancelled."""
+        with _lock:
+            if "_condition" not in self.__dict__:
+                if self._state != PENDING:
+                    return False
+                self._state = RUNNING
+                return True
+        with self._condition:
+            if self._state != PENDING:
+                return False
+            self._state = RUNNING
+            return True
+
+    # -- the old dialect ----------------------------------------------------------------------------
 
     def accept(self) -> None:
         """Note that the old dialect's app has taken the task; called by the link."""
@@ -58,11 +153,3 @@ class MecaFuture(Future[T]):
             accepted, self._on_accepted = self.accepted, callback
         if accepted:
             callback()
-
-    def claim(self) -> bool:
-        """Set the future running, for the link that hands its task over; False when it was cancelled."""
-        with self._condition:
-            if self._state != "PENDING":
-                return False
-            self._state = "RUNNING"
-            return True

@@ -6,52 +6,28 @@ next attempt. Submitting threads only append to the queue; everything else happe
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
-from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import (
-    AttemptLost,
-    ContainerFailed,
-    InitializerFailed,
-    MecaError,
-    NoHostFits,
-    TaskFailed,
-    TaskKilled,
-    TaskTimeout,
-    TaskTooLarge,
-    WorkerDied,
-)
-from ..wire.calls import load_exception
+from ..errors import TaskKilled
 from ..wire.classes import loads_at_home
-from ..wire.records import Record, Status
+from ..wire.records import Status
+from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
+from .outcomes import read_outcome, resolve
+from .tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..policy.credit import Credit
-    from .tasks import Task
+    from ..wire.records import Record
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
-log = logging.getLogger("meca.client")
 _OK = int(Status.OK)  # plain: compared for each task
+_INDEX = (1 << INDEX_BITS) - 1
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
-
-TEXT_ERRORS: dict[Status, type[MecaError]] = {
-    Status.FAILED: TaskFailed,
-    Status.TIMEOUT: TaskTimeout,
-    Status.DIED: WorkerDied,
-    Status.LOST: AttemptLost,
-    Status.KILLED: TaskKilled,
-    Status.NO_HOST: NoHostFits,
-    Status.CONTAINER_FAILED: ContainerFailed,
-    Status.CONTAINER_LOST: ContainerFailed,
-    Status.TOO_LARGE: TaskTooLarge,
-    Status.BROKEN: InitializerFailed,
-}
 
 
 class Again(NamedTuple):
@@ -67,8 +43,10 @@ class Ledger:
     def __init__(self, credit: Credit) -> None:
         self.credit = credit
         self._lock = threading.Lock()
-        self._queue: deque[Task] = deque()
+        self._queue: deque[Task | Chunk] = deque()
         self._out: dict[int, Task] = {}
+        self._chunks: dict[int, Chunk] = {}  # of which items are out
+        self._items = 0  # out
         self._waiting: dict[int, Task] = {}
         self._refusal: Callable[[], BaseException] | None = None
         self._functions_refused: Callable[[], BaseException] | None = None
@@ -76,17 +54,18 @@ class Ledger:
     @property
     def counts(self) -> tuple[int, int]:
         """Tasks queued, and tasks out or waiting for their next attempt."""
-        return len(self._queue), len(self._out) + len(self._waiting)
+        queued = sum(entry.queued for entry in list(self._queue))
+        return queued, len(self._out) + self._items + len(self._waiting)
 
     @property
     def idle(self) -> bool:
         """Whether no task is left."""
-        return not (self._queue or self._out or self._waiting)
+        return not (self._queue or self._out or self._chunks or self._waiting)
 
     # -- any thread -------------------------------------------------------------------------------
 
-    def add(self, task: Task) -> None:
-        """Queue a new task.
+    def add(self, task: Task | Chunk) -> None:
+        """Queue a new task, or items of a map.
 
         Raises:
             BaseException: What `refuse` was told, once it was.
@@ -109,13 +88,13 @@ class Ledger:
 
     def cancel_queued(self) -> None:
         """Cancel what has not been handed over."""
-        for task in list(self._queue):
-            task.future.cancel()
+        for entry in list(self._queue):
+            entry.cancel_queued()
 
     def drop_cancelled(self) -> None:
         """Forget queued tasks that were cancelled; else that happens when their turn comes."""
         with self._lock:
-            kept = [task for task in self._queue if not task.future.cancelled()]
+            kept = [entry for entry in self._queue if entry.queued]
             self._queue.clear()
             self._queue.extend(kept)
 
@@ -125,6 +104,8 @@ class Ledger:
         self._refusal = error
         self._queue.clear()
         self._out.clear()
+        self._chunks.clear()
+        self._items = 0
         self._waiting.clear()
 
     # -- the link's thread ------------------------------------------------------------------------
@@ -133,59 +114,144 @@ class Ledger:
         """Containers only from now on (the gateway's Python differs)."""
         self._functions_refused = error
 
-    def next_batch(self, now: float) -> list[Task]:
+    def next_batch(self, now: float) -> list[Task | Slice]:
         """Take from the queue what may be handed over now, at most a frame's worth."""
-        batch: list[Task] = []
-        queue, credit, size = self._queue, self.credit, 0
-        while queue and len(batch) < BATCH_TASKS and size < BATCH_BYTES:
-            task = queue[0]
-            bytes_ = len(task.payload)
-            if not credit.allows(task.kind, bytes_):
+        batch: list[Task | Slice] = []
+        queue, credit, count, size, room = self._queue, self.credit, 0, 0, 0
+        kind: tuple[int, int] | None = None
+        while queue and count < BATCH_TASKS and size < BATCH_BYTES:
+            entry = queue[0]
+            if entry.kind != kind:
+                kind = entry.kind
+                room, charge = credit.room(kind), credit.charge(kind)
+            if room <= 0:
                 break
-            queue.popleft()
-            if task.attempts == 0:
-                if not task.future.claim():
+            if type(entry) is Chunk:
+                part, bytes_ = self._next_items(entry, min(room, BATCH_TASKS - count), charge, now)
+                if part is None:
+                    if entry.queued:
+                        break
                     continue
-                task.began = now
-            if task.decode is None and self._functions_refused is not None:
-                task.future.set_exception(self._functions_refused())
-                continue
-            task.attempts += 1
-            task.charge = credit.handed_over(task.kind, bytes_)
-            self._out[task.number] = task
-            batch.append(task)
+                room -= part.stop - part.start
+                count += part.stop - part.start
+                batch.append(part)
+            else:
+                bytes_ = len(entry.payload)
+                if not credit.fits(bytes_):
+                    break
+                queue.popleft()
+                if not self._begin(entry, now):
+                    continue
+                entry.attempts += 1
+                entry.charge = charge
+                credit.handed_over(charge, bytes_)
+                self._out[entry.number] = entry
+                batch.append(entry)
+                room -= 1
+                count += 1
             size += bytes_
         return batch
+
+    def _begin(self, task: Task, now: float) -> bool:
+        """Claim a task whose turn has come; False when there is nothing to hand over."""
+        if task.attempts == 0:
+            if not task.future.claim():
+                return False
+            task.began = now
+        if task.decode is None and self._functions_refused is not None:
+            task.future.set_exception(self._functions_refused())
+            return False
+        return True
+
+    def _next_items(self, chunk: Chunk, room: int, charge: float, now: float) -> tuple[Slice | None, int]:
+        """Hand over the next items of the chunk at the queue's head, which goes when none is left; and their bytes."""
+        credit, start, size = self.credit, chunk.handed, 0
+        if self._functions_refused is not None:
+            chunk.fail_open(self._functions_refused)
+            chunk.cancelled = True
+        stop = min(start + room, start + chunk.queued)
+        for index in range(start, stop):
+            bytes_ = len(chunk.payloads[index])
+            if size >= BATCH_BYTES or not credit.fits(bytes_):
+                stop = index
+                break
+            credit.handed_over(charge, bytes_)
+            size += bytes_
+        chunk.handed = stop
+        if not chunk.queued:
+            self._queue.popleft()
+        if stop == start:
+            return None, 0
+        chunk.began = chunk.began or now
+        chunk.open += stop - start
+        chunk.charge += charge * (stop - start)
+        self._items += stop - start
+        self._chunks[chunk.number >> INDEX_BITS] = chunk
+        return Slice(chunk, start, stop), size
 
     def settle(self, records: list[Record]) -> list[Again]:
         """Take in outcomes; one of a task that is not out is ignored (it was settled before)."""
         out, credit = self._out, self.credit
         spent: dict[tuple[int, int], list[int]] = {}
-        again = []
+        again: list[Again | None] = []
+        touched: dict[int, Chunk] = {}
         for number, status, micros, payload in records:
-            task = out.pop(number, None)
-            if task is None:
-                continue
-            credit.done(task.charge, len(task.payload))
+            if number >= CHUNKED:
+                chunk = self._chunks.get(number >> INDEX_BITS)
+                if chunk is None or not chunk.is_open(number & _INDEX):
+                    continue
+                touched[chunk.number] = chunk
+                kind = chunk.kind
+                self._item_done(chunk, number & _INDEX)
+                again.append(self._settle_item(chunk, number & _INDEX, status, payload))
+            else:
+                task = out.pop(number, None)
+                if task is None:
+                    continue
+                kind = task.kind
+                credit.done(task.charge, len(task.payload))
+                again.append(self._conclude(task, *read_outcome(task, status, payload)))
             if status in _MEASURED:
-                spent.setdefault(task.kind, []).append(micros)
-            value, error = read_outcome(task, status, payload)
-            if (retry := self._conclude(task, value, error)) is not None:
-                again.append(retry)
+                spent.setdefault(kind, []).append(micros)
         for kind, times in spent.items():
-            credit.measured(kind, times)
-        return again
+            credit.measured(kind, sum(times), len(times))
+        for chunk in touched.values():
+            chunk.notify()
+        return [retry for retry in again if retry is not None]
+
+    def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes) -> Again | None:
+        if status == _OK:
+            try:
+                chunk.set(index, loads_at_home(payload))
+                return None
+            except BaseException as error:  # unpickling runs the user's code: whatever it raises is this item's
+                return self._conclude(chunk.task(index), None, error)
+        task = chunk.task(index)
+        return self._conclude(task, *read_outcome(task, status, payload))
+
+    def _item_done(self, chunk: Chunk, index: int) -> None:
+        """Count an item as no longer out."""
+        charge = chunk.charge / chunk.open
+        self.credit.done(charge, len(chunk.payloads[index]))
+        chunk.charge -= charge
+        chunk.open -= 1
+        self._items -= 1
+        if not chunk.open:
+            del self._chunks[chunk.number >> INDEX_BITS]
 
     def lost(self, error: Callable[[], BaseException]) -> list[Again]:
         """Settle everything that is out: the gateway that had it is gone."""
         tasks = list(self._out.values())
         self._out.clear()
-        again = []
         for task in tasks:
             self.credit.done(task.charge, len(task.payload))
-            if (retry := self._conclude(task, None, error())) is not None:
-                again.append(retry)
-        return again
+        for chunk in list(self._chunks.values()):
+            for index in range(chunk.handed):
+                if chunk.is_open(index):
+                    self._item_done(chunk, index)
+                    tasks.append(chunk.task(index))
+        again = [self._conclude(task, None, error()) for task in tasks]
+        return [retry for retry in again if retry is not None]
 
     def _conclude(self, task: Task, value: Any, error: BaseException | None) -> Again | None:
         retry = task.options.retry
@@ -214,7 +280,7 @@ class Ledger:
         """End a task that is here; True when it is out, and so the gateway has to end it."""
         if number in self._out:
             return True
-        begun = next((task for task in self._queue if task.number == number and task.attempts), None)
+        begun = next((task for task in self._queue if type(task) is Task and task.number == number and task.attempts), None)
         if begun is not None:
             self._queue.remove(begun)
         if (task := self._waiting.pop(number, begun)) is not None:
@@ -227,41 +293,18 @@ class Ledger:
             self._refusal = error
             queued = list(self._queue)
             self._queue.clear()
-        begun = [*self._out.values(), *self._waiting.values(), *(task for task in queued if task.attempts)]
-        fresh = [task for task in queued if not task.attempts and task.future.claim()]
+        tasks = [*self._out.values(), *self._waiting.values()]
+        chunks = {chunk.number: chunk for chunk in self._chunks.values()}
+        for entry in queued:
+            if isinstance(entry, Chunk):
+                chunks[entry.number] = entry
+            elif entry.attempts or entry.future.claim():
+                tasks.append(entry)
         self._out.clear()
+        self._chunks.clear()
+        self._items = 0
         self._waiting.clear()
-        for task in (*begun, *fresh):
+        for task in tasks:
             resolve(task, None, error())
-
-
-def resolve(task: Task, value: Any, error: BaseException | None) -> None:
-    """Set a task's future; done-callbacks run here."""
-    try:
-        if error is None:
-            task.future.set_result(value)
-        else:
-            task.future.set_exception(error)
-    except InvalidStateError:
-        pass  # somebody else resolved it
-    except BaseException:  # a callback's SystemExit: this thread has other futures to serve
-        log.exception("a done-callback of %r raised", task.future)
-
-
-def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseException | None]:
-    """Return the value or the error that a record says."""
-    try:
-        if status == _OK:
-            return loads_at_home(payload), None
-        if status == Status.RAISED:
-            return None, load_exception(payload)
-        if status == Status.REPLY and task.decode is not None:
-            return task.decode(payload), None
-        text = payload.decode("utf-8", "replace")
-        kind = TEXT_ERRORS[Status(status)]
-    except BaseException as error:  # unpickling runs the user's code: whatever it raises is this task's
-        return None, error
-    failure = kind(f"task {task.future.task_id}: {text}")
-    if isinstance(failure, ContainerFailed):
-        failure.lost = status == Status.CONTAINER_LOST
-    return None, failure
+        for chunk in chunks.values():
+            chunk.fail_open(error)

@@ -20,7 +20,7 @@ def results_in_order(
     submit: Callable[..., Future[T]],
     fn: Any,
     calls: Iterator[tuple[Any, ...]],
-    timeout: float | None,
+    deadline: float | None,
     buffersize: int | None,
 ) -> Iterator[T]:
     """Submit now (`buffersize` of them, or all) and return the iterator of results.
@@ -30,10 +30,9 @@ def results_in_order(
         submit: The executor's; used during this call only.
         fn: What is called.
         calls: Argument tuples.
-        timeout: Seconds from now in which each result must be there.
+        deadline: When each result must be there, `time.monotonic()`.
         buffersize: Tasks ahead of the result asked for.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
     first = calls if buffersize is None else itertools.islice(calls, buffersize)
     futures = collections.deque(submit(fn, *args) for args in first)
     return _results(executor, fn, calls if buffersize is not None else iter(()), futures, deadline)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import sys
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..errors import GatewayLost, ProtocolMismatch
@@ -14,9 +16,13 @@ from ..settings import KeyPair
 from ..wire import proof
 from ..wire.records import Definition, Kind, Status, decode, encode
 from ..wire.stream import Stream
+from .chunks import Slice
 from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..wire.records import Record
     from .connection import Connection, Welcome
     from .driver import Host
     from .tasks import Task
@@ -132,7 +138,7 @@ class Native:
 
     # -- out --------------------------------------------------------------------------------------
 
-    def hand_over(self, tasks: list[Task]) -> None:
+    def hand_over(self, batch: list[Task | Slice]) -> None:
         """Send tasks in one message, after what they refer to."""
         registry, apps = self._host.registry, self._host.apps
         while apps:
@@ -151,11 +157,13 @@ class Native:
             new = range(self._sent_options, len(options))
             self._tell(Kind.OPTIONS, encode((number, 0, 0, options[number].wire()) for number in new))
             self._sent_options = new.stop
-        if len(tasks[-1].payload) > self._max_message:  # one that large ends its batch
-            large = tasks.pop()
-            told = f"the call has {len(large.payload):,} bytes, and the gateway takes {self._max_message:,}"
-            self._host.settled([(large.number, Status.TOO_LARGE, 0, told.encode())])
-        self._tell(Kind.TASKS, encode((task.number, *task.kind, task.payload) for task in tasks))
+        number, _, _, payload = batch[-1].calls[-1]
+        if len(payload) > self._max_message:  # one that large ends its batch
+            told = f"the call has {len(payload):,} bytes, and the gateway takes {self._max_message:,}"
+            self._host.settled([(number, Status.TOO_LARGE, 0, told.encode())])
+            batch = without_last(batch)
+        if batch:
+            self._tell(Kind.TASKS, encode(groups(batch)))
 
     def kill(self, task: int) -> None:
         """Have the gateway end a task."""
@@ -177,8 +185,8 @@ class Native:
             message = stream.receive(frame)
             if message is not None and message.kind is Kind.RESULTS:
                 self._host.settled(decode(message.body))
-        except ValueError as error:
-            why = f"the gateway at {self._host.endpoint} sent what cannot be read: {error}"
+        except Exception as error:  # also a defect of ours: the same frame would come again and again
+            why = f"the gateway at {self._host.endpoint} sent what cannot be taken in: {error!r}"
             self._host.give_up(GatewayLost(why))
             return
         if stream.ack_due:
@@ -190,3 +198,17 @@ class Native:
     def _acknowledge(self) -> None:
         if self._stream.ack_owed:
             self._transmit(self._stream.acknowledge())
+
+
+def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:
+    """Put tasks of one kind that follow each other into groups."""
+    for kind, alike in itertools.groupby(batch, attrgetter("kind")):
+        calls = [call for entry in alike for call in entry.calls]
+        yield len(calls), *kind, encode(calls)
+
+
+def without_last(batch: list[Task | Slice]) -> list[Task | Slice]:
+    """Return a batch without its last call."""
+    last = batch[-1]
+    rest = [last._replace(stop=last.stop - 1)] if isinstance(last, Slice) and last.stop - last.start > 1 else []
+    return [*batch[:-1], *rest]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
-from ..wire.calls import dump_call, dump_whole_call
-from .checks import check_callable
+from ..wire.calls import NO_DEFINITION, dumps
+from .chunks import Chunk, cut, failed, results
 from .future import MecaFuture
 from .tasks import Registry, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .container import Container
     from .driver import LinkSettings
@@ -37,16 +38,37 @@ class Submission:
         self, options: TaskOptions, tag: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> MecaFuture[Any]:
         """Queue a call; `tag` is the options' number, looked up once an executor and not once a call."""
-        check_callable(fn)
+        reference = self._registry.function_number(fn)
         if options.container_ref is not None:
             return self._call_in_container(options, options.container_ref, fn, args, kwargs)
         future: MecaFuture[Any] = MecaFuture()
-        reference = self._registry.function_number(fn)
         try:
-            payload = dump_call(args, kwargs) if reference else dump_whole_call(fn, args, kwargs)
+            payload = dumps((args, kwargs) if reference else (fn, args, kwargs))
         except Exception as error:
             return self._failed(future, error)
         return self._queue(future, payload, (tag, reference), options, None)
+
+    def items(
+        self, options: TaskOptions, tag: int, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], deadline: float | None
+    ) -> Iterator[Any] | None:
+        """Queue the calls of a map in chunks and return the iterator of their results.
+
+        None where each call has to be a task of its own: in a container, or when results may be reasons to
+        try again. Nothing was read of `calls` then.
+        """
+        reference = self._registry.function_number(fn)
+        if options.container_ref is not None or options.retry.looks_at_results:
+            return None
+        self._ledger.check()
+        arrived, kind, chunks = threading.Condition(), (tag, reference), list[Chunk]()
+        for part in cut(pickled_calls(fn if reference == NO_DEFINITION else None, calls)):
+            if isinstance(part, Exception):
+                chunks.append(failed(part, arrived))
+                continue
+            chunks.append(Chunk(kind, options, part, arrived))
+            self._ledger.add(chunks[-1])
+            self._link.wake()
+        return results(chunks, deadline)
 
     def container(
         self, options: TaskOptions, container: Container, data: Any = "", *, task_id: str | None = None
@@ -105,3 +127,12 @@ class Submission:
         future.claim()
         future.set_exception(error)
         return future
+
+
+def pickled_calls(fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]) -> Iterator[bytes | Exception]:
+    """Return the payloads of a map's calls, with their function where it is given; or why one has none."""
+    for args in calls:
+        try:
+            yield dumps((args, {}) if fn is None else (fn, args, {}))
+        except Exception as error:
+            yield error

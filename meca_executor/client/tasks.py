@@ -6,10 +6,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..wire.calls import BY_REFERENCE, NO_DEFINITION, reference_to
+from .checks import check_callable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..wire.records import Record
     from .future import MecaFuture
     from .options import TaskOptions
 
@@ -40,6 +42,20 @@ class Task:
         self.began = 0.0  #: when first handed over
         self.charge = 0.0  #: what it counts for in the credit
 
+    @property
+    def queued(self) -> int:
+        """Tasks that this is, in the queue."""
+        return 0 if self.future.cancelled() else 1
+
+    def cancel_queued(self) -> None:
+        """Cancel it, for it was not handed over."""
+        self.future.cancel()
+
+    @property
+    def calls(self) -> list[Record]:
+        """What travels."""
+        return [(self.number, 0, 0, self.payload)]
+
 
 class Registry:
     """Numbers for importable functions and for options: sent once a session, then only the numbers."""
@@ -54,6 +70,7 @@ class Registry:
     def function_number(self, fn: Callable[..., Any]) -> int:
         """Return the definition id of an importable function; 0 for one that travels with its calls."""
         if type(fn) not in BY_REFERENCE:  # anything else may carry state, or odd ideas of equality
+            check_callable(fn)
             return NO_DEFINITION
         number = self._functions.get(fn)
         if number is not None:

@@ -12,14 +12,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..policy import batching
-from ..wire.records import Definition, Record, Status
-from .roster import Roster
-from .tasks import BrokerSession, BrokerWorker, Instruction, Options, Pool, Report, Run, Task
+from ..wire.records import Definition, Record, Status, decode, encode
+from .groups import Group, group_of
+from .roster import Roster, without_void
+from .tasks import BrokerSession, BrokerWorker, Instruction, Options, Pool, Report, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SKIPPED, _SETUP_FAILED = int(Status.SKIPPED), int(Status.SETUP_FAILED)  # plain: compared for each record
+    from ..wire.records import Outcomes
+
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
 
 
@@ -59,14 +61,15 @@ class Broker:
         if gone is None:
             return []
         gone.queue.clear()
+        gone.queued = 0
         pool = gone.pool
         pool.sessions -= 1
         if not pool.sessions:
             self._pools.pop(pool.key, None)
         for worker in list(self.workers.values()):
-            mine = [task for task in worker.in_flight.values() if task.session is gone]
-            for task in mine:
-                task.session = None
+            mine = [group for group in worker.in_flight if group.session is gone]
+            for group in mine:
+                group.session = None
             if mine:
                 self._roster.kill(worker, 0, Status.KILLED, "its session ended")
             elif not pool.sessions and worker.pool is pool:
@@ -100,44 +103,63 @@ class Broker:
 
     # -- tasks ------------------------------------------------------------------------------------
 
-    def submit(self, session_id: str, records: Iterable[Record], now: float) -> list[Instruction]:
-        """Queue calls; each gets exactly one outcome in a `Report`."""
+    def submit(self, session_id: str, groups: Iterable[Record], now: float) -> list[Instruction]:
+        """Queue calls, in groups `(count, options id, definition id, batch)`; each gets one outcome in a `Report`.
+
+        Raises:
+            MalformedBatch: A group is not what it says.
+        """
         self._roster.now = now
         session = self.sessions[session_id]
-        broken = session.pool.broken
-        refused: list[tuple[int, int, int, bytes]] = []
-        for id_, tag, ref, payload in records:
+        for count, tag, ref, batch in groups:
             options = session.options.get(tag)
-            if broken is not None:
-                refused.append((id_, Status.BROKEN, 0, broken.encode()))
+            group = group_of(session, (tag, ref), options or Options(), batch, count)
+            if session.pool.broken is not None:
+                self._refuse(session, group.ids, Status.BROKEN, session.pool.broken)
             elif options is None or (ref and ref not in session.definitions):
-                refused.append((id_, Status.FAILED, 0, f"options {tag} or function {ref} was never sent".encode()))
-            else:
-                session.queue.append(Task(session, id_, (tag, ref), payload, options))
-        if refused:
-            self._roster.out.append(Report(session_id, refused))
+                self._refuse(session, group.ids, Status.FAILED, f"options {tag} or function {ref} was never sent")
+            elif count:
+                session.queue.append(group)
+                session.queued += count
         return self._flush(dispatch=True)
 
     def kill(self, session_id: str, task_id: int) -> list[Instruction]:
         """End a task wherever it is; one that is not here is ignored."""
         session = self.sessions[session_id]
-        text = b"ended by kill()"
-        for task in session.queue:
-            if task.id == task_id:
-                session.queue.remove(task)
-                self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
-                return self._flush()
+        if self._take_from_queue(session, task_id):
+            self._refuse(session, [task_id], Status.KILLED, "ended by kill()")
+            return self._flush()
         for worker in self.workers.values():
-            for ordinal, task in worker.in_flight.items():
-                if task.session is session and task.id == task_id:
-                    # Over from here on. If it runs, the next look ends it; the one that runs by then is no victim.
-                    self._roster.settle(worker, task)
-                    self._roster.out.append(Report(session_id, [(task_id, Status.KILLED, 0, text)]))
-                    worker.overdue = ordinal
-                    if ordinal >= worker.started:
-                        self._roster.revoke(worker, ordinal)
-                    return self._flush()
+            ordinal = worker.in_flight.find(session, task_id)
+            if ordinal is not None and ordinal not in worker.void:
+                # Over from here on. If it runs, the next look ends it; the one that runs by then is no victim.
+                worker.void.add(ordinal)
+                self._refuse(session, [task_id], Status.KILLED, "ended by kill()")
+                worker.overdue = ordinal
+                if ordinal >= worker.started:
+                    self._roster.revoke(worker, ordinal)
+                return self._flush()
         return []
+
+    def _take_from_queue(self, session: BrokerSession, task_id: int) -> bool:
+        for place, group in enumerate(session.queue):
+            if task_id in (ids := group.ids):
+                at = ids.index(task_id)
+                rests = group.part(0, at), group.part(at + 1, len(group))
+                session.queue.remove(group)
+                for rest in reversed(rests):
+                    if len(rest):
+                        session.queue.insert(place, rest)
+                session.queued -= 1
+                return True
+        return False
+
+    def _refuse(self, session: BrokerSession, ids: list[int], status: Status, text: str) -> None:
+        self._report(session, [(id_, int(status), 0, text.encode()) for id_ in ids])
+
+    def _report(self, session: BrokerSession, records: list[Record]) -> None:
+        if records:
+            self._roster.out.append(Report(session.id, encode(records)))
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -147,38 +169,22 @@ class Broker:
             self._roster.spawn()
         return self._flush()
 
-    def results(self, worker_id: int, records: Iterable[Record], now: float) -> list[Instruction]:
+    def results(self, worker_id: int, outcomes: Outcomes, now: float) -> list[Instruction]:
         """Take in what a worker sent; what was settled before is ignored."""
         self._roster.now = now
         worker = self.workers.get(worker_id)
         if worker is None:
             return []
-        session, in_flight = worker.session, worker.in_flight
-        skipped: list[int] = []
-        done: list[Record] = []
-        spent: dict[tuple[int, int], list[int]] = {}
-        for ordinal, tag, micros, payload in records:
-            if tag == _SKIPPED:
-                skipped.append(ordinal)
-                continue
-            if tag == _SETUP_FAILED:
-                self._break(worker, payload.decode("utf-8", "replace"))
-                continue
-            task = in_flight.pop(ordinal, None)
-            if task is None:
-                continue
-            worker.started = max(worker.started, ordinal + 1)
-            worker.load -= task.charge
-            if task.session is session:  # else it was settled while it ran
-                done.append((task.id, tag, micros, payload))
-                spent.setdefault(task.kind, []).append(micros)
-        if session is not None and done:
-            self._roster.count_done(worker, session, len(done))
-            for kind, times in spent.items():
-                session.estimates[kind] = batching.updated(session.estimates.get(kind), times)
-            self._roster.out.append(Report(session.id, done))
-        if skipped:
-            self._roster.give_back(worker, skipped)
+        first = worker.done + 1
+        worker.done += outcomes.count
+        worker.started = max(worker.started, worker.done + 1)
+        groups = worker.in_flight.take(first, first + outcomes.count)
+        for group in groups:
+            self._roster.settle(worker, group)
+        if outcomes.plain and not worker.void and are_alike(groups, outcomes.count, worker.session):
+            self._passed_on(groups[0], outcomes)
+        else:
+            self._looked_through(worker, first, groups, outcomes.batch)
         self._roster.check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
@@ -186,11 +192,57 @@ class Broker:
             worker.pool.failures = 0
         return self._flush(dispatch=True)
 
+    def _passed_on(self, group: Group, outcomes: Outcomes) -> None:
+        """All outcomes are for one session and of one kind: they go on as they came."""
+        session = group.session
+        assert session is not None
+        self._measured(session, group.kind, outcomes.micros, outcomes.count)
+        self._roster.out.append(Report(session.id, outcomes.batch))
+
+    def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], batch: bytes) -> None:
+        """Outcomes one by one: some were skipped, or are of no interest any more."""
+        open_ = {
+            part.ordinal + at: part
+            for group in groups
+            for part in without_void(worker, group)
+            for at in range(len(part))
+            if part.session is not None
+        }
+        done: list[Record] = []
+        spent: dict[tuple[int, int], list[int]] = {}
+        skipped: list[Group] = []
+        for ordinal, record in enumerate(decode(batch), first):
+            if (group := open_.get(ordinal)) is None:
+                continue
+            if record[1] == Status.SKIPPED:
+                skipped.append(group.part(ordinal - group.ordinal, ordinal - group.ordinal + 1))
+            else:
+                done.append(record)
+                spent.setdefault(group.kind, []).append(record[2])
+        if (session := worker.session) is not None:
+            for kind, times in spent.items():
+                self._measured(session, kind, sum(times), len(times))
+            self._report(session, done)
+            session.queue.extendleft(reversed(skipped))
+            session.queued += len(skipped)
+
+    def _measured(self, session: BrokerSession, kind: tuple[int, int], micros: int, count: int) -> None:
+        session.estimates[kind] = batching.updated(session.estimates.get(kind), micros, count)
+
+    def setup_failed(self, worker_id: int, text: str) -> list[Instruction]:
+        """A worker's initializer raised: nothing can run in its pool."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.retired = True
+            if worker.pool is not None:
+                self._fail_pool(worker.pool, f"the initializer failed in a worker:\n{text}")
+        return self._flush(dispatch=True)
+
     def printed(self, worker_id: int, stream: Status, text: bytes) -> list[Instruction]:
         """Take in what a worker's process wrote past Python's streams."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.session is not None:
-            self._roster.out.append(Report(worker.session.id, [(0, stream, 0, text)]))
+            self._report(worker.session, [(0, int(stream), 0, text)])
         return self._flush()
 
     def looked(self, worker_id: int, started: int, since: float, now: float) -> list[Instruction]:
@@ -202,12 +254,12 @@ class Broker:
         worker.started = max(worker.started, started)
         if worker.reclaiming:
             self._roster.reclaim(worker)
-        current = worker.in_flight.get(started - 1)
+        current = worker.in_flight.at(started - 1)
         if current is None:
             return self._flush(dispatch=True)
         elapsed = now - since
         limit = current.options.timeout
-        if current.session is None:
+        if current.session is None or started - 1 in worker.void:
             self._roster.kill(worker, started - 1, Status.KILLED, "ended by kill()")
         elif limit is not None and elapsed > limit:
             told = f"ran longer than its timeout of {limit:g} s and was killed"
@@ -223,15 +275,15 @@ class Broker:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return []
-        pool, current = worker.pool, worker.in_flight.pop(started - 1, None)
-        if current is not None and current.session is not None:
-            ordinal, status, text = worker.ending or (started - 1, Status.DIED, how)
-            if ordinal != started - 1:  # the one that was to be killed had just ended
-                status, text = Status.LOST, "its worker was killed for the task before it"
-            session = current.session
+        pool = worker.pool
+        for current in worker.in_flight.take(started - 1, started):
             self._roster.settle(worker, current)
-            self._roster.out.append(Report(session.id, [(current.id, status, 0, text.encode())]))
-        self._roster.give_back(worker, list(worker.in_flight))
+            if current.session is not None and started - 1 not in worker.void:
+                ordinal, status, text = worker.ending or (started - 1, Status.DIED, how)
+                if ordinal != started - 1:  # the one that was to be killed had just ended
+                    status, text = Status.LOST, "its worker was killed for the task before it"
+                self._refuse(current.session, current.ids, status, text)
+        self._roster.give_back(worker, worker.in_flight.take_all())
         if pool is not None and not started and worker.ending is None and not worker.retired:
             pool.failures += 1
             if pool.failures >= START_FAILURES and pool.broken is None:
@@ -267,7 +319,7 @@ class Broker:
             worker = self._roster.grow(session) or worker
         if worker is None:
             return False
-        size = batching.batch_size(estimate, worker.load, len(session.queue), min(session.cap, self.slots))
+        size = batching.batch_size(estimate, worker.load, session.queued, min(session.cap, self.slots))
         if pool_limit := session.pool.tasks_per_worker:
             size = min(size, pool_limit - worker.next_ordinal + 1)
         if size <= 0:
@@ -276,45 +328,49 @@ class Broker:
         return True
 
     def _run(self, worker: BrokerWorker, session: BrokerSession, size: int, estimate: float | None) -> None:
-        calls: list[Record] = []
-        charge = batching.TARGET_US if estimate is None else estimate
-        ordinal, in_flight, queue = worker.next_ordinal, worker.in_flight, session.queue
-        kind = queue[0].kind
+        queue, kind = session.queue, session.queue[0].kind
         number = session.definitions[kind[1]] if kind[1] else 0
         needed = {session.path, number} - worker.known - {0}
         worker.known |= needed
-        for _ in range(size):
-            task = queue[0]
-            if task.kind != kind:  # another kind: another estimate, another batch
-                break
-            queue.popleft()
-            task.charge = charge
-            in_flight[ordinal] = task
-            calls.append((ordinal, 0, number, task.payload))
-            ordinal += 1
+        ordinal, batches = worker.next_ordinal, []
+        while size and queue and queue[0].kind == kind:  # another kind: another estimate, another batch
+            group = queue[0].cut(size) if len(queue[0]) > size else queue.popleft()
+            group.charge = batching.TARGET_US if estimate is None else estimate
+            group.ordinal = worker.next_ordinal
+            worker.in_flight.add(group)
+            worker.next_ordinal += len(group)
+            worker.load += group.charge * len(group)
+            size -= len(group)
+            batches.append(group.data)
+        count = worker.next_ordinal - ordinal
+        session.queued -= count
         worker.session = session
-        worker.next_ordinal = ordinal
-        worker.load += charge * len(calls)
-        session.workers[worker.id] = session.workers.get(worker.id, 0) + len(calls)
-        self._roster.out.append(Run(worker.id, [self._definitions[number] for number in sorted(needed)], calls))
-
-    def _break(self, worker: BrokerWorker, text: str) -> None:
-        worker.retired = True
-        if worker.pool is not None:
-            self._fail_pool(worker.pool, f"the initializer failed in a worker:\n{text}")
+        session.workers[worker.id] = session.workers.get(worker.id, 0) + count
+        definitions = [self._definitions[number] for number in sorted(needed)]
+        self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches)))
 
     def _fail_pool(self, pool: Pool, text: str) -> None:
         """Nothing can run in this pool: every task of its sessions fails, those to come too."""
         pool.broken = text
         for session in self.sessions.values():
             if session.pool is pool:
-                tasks = list(session.queue)
+                groups = list(session.queue)
                 session.queue.clear()
+                session.queued = 0
                 for worker in self.workers.values():
-                    mine = [task for task in worker.in_flight.values() if task.session is session]
-                    for task in mine:
-                        self._roster.settle(worker, task)
-                    tasks.extend(mine)
-                records = [(task.id, int(Status.BROKEN), 0, text.encode()) for task in tasks]
+                    mine = [group for group in worker.in_flight if group.session is session]
+                    for group in mine:
+                        groups.extend(without_void(worker, group))
+                        self._roster.count_done(worker, session, len(group))
+                        group.session = None
                 # Task 0 is the session itself: it is told even when it has nothing out.
-                self._roster.out.append(Report(session.id, [*records, (0, Status.BROKEN, 0, text.encode())]))
+                self._refuse(session, [id_ for group in groups for id_ in group.ids] + [0], Status.BROKEN, text)
+
+
+def are_alike(groups: list[Group], count: int, session: BrokerSession | None) -> bool:
+    """Whether these are `count` calls of one kind, all of this session."""
+    return (
+        session is not None
+        and sum(map(len, groups)) == count > 0
+        and all(group.session is session and group.kind == groups[0].kind for group in groups)
+    )

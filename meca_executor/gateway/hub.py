@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .broker import Broker
+    from ..wire.records import Outcomes
     from .ports import ContainerRuntime, WorkerRuntime
 
 LOOK_S = 0.02  #: how often workers that have something to do are looked at
@@ -78,7 +79,7 @@ class Hub:
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
         self._looking = False
-        self._outbox: dict[str, list[tuple[int, int, int, bytes]]] = {}
+        self._outbox: dict[str, list[bytes]] = {}
 
     def start(self, workers: WorkerRuntime, count: int) -> None:
         """Take the runtime into service and start `count` workers."""
@@ -203,23 +204,26 @@ class Hub:
             session.containers[number] = options
 
     def _on_tasks(self, session: Session, body: bytes) -> None:
-        records = decode(body)
-        if session.refused or session.containers:
-            records = [record for record in records if not self._taken_elsewhere(session, record)]
-        if records:
-            self._do(self._broker.submit(session.id, records, time.monotonic()))
+        groups = [group for group in decode(body) if not self._taken_elsewhere(session, group)]
+        if groups:
+            self._do(self._broker.submit(session.id, groups, time.monotonic()))
 
-    def _taken_elsewhere(self, session: Session, record: Record) -> bool:
-        """Whether a task is no call for a worker process; then it has been seen to here."""
-        number, tag, _, _ = record
+    def _taken_elsewhere(self, session: Session, group: Record) -> bool:
+        """Whether calls are none for a worker process; then they have been seen to here."""
+        _, tag, _, batch = group
         if (why := session.refused.get(tag)) is not None:
-            self._report(session.id, [(number, Status.NO_HOST, 0, why)])
+            self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
         elif (options := session.containers.get(tag)) is not None:
-            call = session.calls[number] = self._loop.create_task(self._call(session, record, options))
-            call.add_done_callback(lambda call: self._call_over(session, number, call))
+            for record in decode(batch):
+                self._begin_call(session, record, options)
         else:
             return False
         return True
+
+    def _begin_call(self, session: Session, record: Record, options: Options) -> None:
+        number = record[0]
+        call = session.calls[number] = self._loop.create_task(self._call(session, record, options))
+        call.add_done_callback(lambda call: self._call_over(session, number, call))
 
     def _kill(self, session: Session, task_id: int) -> None:
         if (call := session.calls.get(task_id)) is not None:
@@ -238,13 +242,13 @@ class Hub:
         finally:
             session.calls.pop(record[0], None)
         micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
-        self._report(session.id, [(record[0], status, micros, payload)])
+        self._report(session.id, encode([(record[0], status, micros, payload)]))
 
     def _call_over(self, session: Session, number: int, call: asyncio.Task[None]) -> None:
         # Not in the call itself: one that is cancelled before its first step never runs a line.
         session.calls.pop(number, None)
         if call.cancelled():
-            self._report(session.id, [(number, Status.KILLED, 0, b"ended by kill()")])
+            self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
 
     async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
         """Return how a container's call ended, and its reply or why not."""
@@ -269,9 +273,13 @@ class Hub:
 
     # -- from the workers (WorkerEvents) ----------------------------------------------------------
 
-    def on_batch(self, worker: int, batch: bytes) -> None:
-        """Results and printed lines came."""
-        self._do(self._broker.results(worker, decode(batch), time.monotonic()))
+    def on_outcomes(self, worker: int, outcomes: Outcomes) -> None:
+        """Results came."""
+        self._do(self._broker.results(worker, outcomes, time.monotonic()))
+
+    def on_setup_failed(self, worker: int, text: str) -> None:
+        """A worker's initializer raised."""
+        self._do(self._broker.setup_failed(worker, text))
 
     def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
         """A worker's process wrote to its own stdout or stderr."""
@@ -296,7 +304,7 @@ class Hub:
             elif isinstance(todo, Run):
                 if todo.definitions:
                     workers.send(todo.worker, Kind.DEFINE, encode(todo.definitions))
-                workers.send(todo.worker, Kind.TASKS, encode(todo.calls))
+                workers.send(todo.worker, Kind.CALLS, encode([(todo.ordinal, 0, todo.reference, todo.calls)]))
             elif isinstance(todo, Spawn):
                 workers.spawn(todo.worker)
             elif isinstance(todo, Setup):
@@ -316,18 +324,18 @@ class Hub:
         self._workers.look()
         self._do([])
 
-    def _report(self, session_id: str, records: list[tuple[int, int, int, bytes]]) -> None:
+    def _report(self, session_id: str, batch: bytes) -> None:
         """Collect records for a session; those of one turn of the loop travel in one message."""
         if not self._outbox:
             self._loop.call_soon(self._flush)
-        self._outbox.setdefault(session_id, []).extend(records)
+        self._outbox.setdefault(session_id, []).append(batch)
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
-        for session_id, records in outbox.items():
+        for session_id, batches in outbox.items():
             session = self.sessions.get(session_id)
             if session is not None:
-                self.tell(session, Kind.RESULTS, encode(records))
+                self.tell(session, Kind.RESULTS, b"".join(batches))
                 if not session.paused and session.stream.unacked_bytes > PAUSE_BYTES and session.opened:
                     session.paused = True
                     self._broker.pause(session_id, True)

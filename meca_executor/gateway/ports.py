@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..wire.records import Kind, Status
+    from ..wire.records import Kind, Outcomes, Status
 
 
 class WorkerEvents(Protocol):
     """Whom a worker runtime tells what happens."""
 
-    def on_batch(self, worker: int, batch: bytes) -> None:
-        """Results came, each exactly once."""
+    def on_outcomes(self, worker: int, outcomes: Outcomes) -> None:
+        """What became of calls."""
+
+    def on_setup_failed(self, worker: int, text: str) -> None:
+        """The initializer raised; the text is its traceback."""
 
     def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
         """A worker's process wrote to its stdout or stderr: whole lines, or all there is when a task ended."""

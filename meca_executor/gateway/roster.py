@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..wire.records import Status
-    from .tasks import BrokerSession, Instruction, Pool, Task
+    from .groups import Group
+    from .tasks import BrokerSession, Instruction, Pool
 
 PLACE_HELD_S = 0.5  #: a worker gives its place to a pool that has none after so long
 PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool's second worker
@@ -54,7 +55,7 @@ class Roster:
             if worker.pool is session.pool
             and worker.ending is None
             and not worker.retired
-            and worker.overdue not in worker.in_flight
+            and not is_overdue(worker)
             and (not worker.in_flight or (not rivals and worker.session is session))
             and not (self._starving and self._held_long(worker))
             and (limit is None or worker.next_ordinal <= limit)
@@ -114,13 +115,11 @@ class Roster:
         self.out.append(Spawn(worker.id))
         return worker
 
-    def settle(self, worker: BrokerWorker, task: Task) -> None:
-        """Take a task off its worker's and its session's counts; from here on it has its outcome."""
-        session, task.session = task.session, None
-        if session is not None:
-            self.count_done(worker, session, 1)
-        worker.load -= task.charge
-        task.charge = 0.0
+    def settle(self, worker: BrokerWorker, group: Group) -> None:
+        """Take calls off their worker's and their session's counts."""
+        if group.session is not None:
+            self.count_done(worker, group.session, len(group))
+        worker.load -= group.charge * len(group)
 
     def count_done(self, worker: BrokerWorker, session: BrokerSession, count: int) -> None:
         """Take tasks off what a session has in a worker."""
@@ -138,14 +137,14 @@ class Roster:
             if limit is not None and worker.next_ordinal > limit:
                 self.retire(worker)
 
-    def give_back(self, worker: BrokerWorker, ordinals: list[int]) -> None:
-        """Put tasks that did not begin back to the front of their queues, in order."""
-        for ordinal in reversed(ordinals):
-            task = worker.in_flight.pop(ordinal, None)
-            if task is not None and (session := task.session) is not None:
-                self.settle(worker, task)
-                task.session = session
-                session.queue.appendleft(task)
+    def give_back(self, worker: BrokerWorker, groups: list[Group]) -> None:
+        """Put calls that did not begin, and are taken off the worker, back to the front of their queues, in order."""
+        for group in reversed(groups):
+            self.settle(worker, group)
+            for part in reversed(without_void(worker, group)):
+                if (session := part.session) is not None:
+                    session.queue.appendleft(part)
+                    session.queued += len(part)
 
     def revoke(self, worker: BrokerWorker, start: int) -> None:
         """Tell a worker to leave alone what it has from `start` on; what it has not begun is reclaimed later."""
@@ -161,7 +160,7 @@ class Roster:
         worker.reclaiming = False
         start, stop = worker.revoked
         safe = max(start, worker.started)
-        self.give_back(worker, [ordinal for ordinal in worker.in_flight if safe <= ordinal < stop])
+        self.give_back(worker, worker.in_flight.take(safe, stop))
 
     def kill(self, worker: BrokerWorker, ordinal: int, status: Status, text: str) -> None:
         """End a worker because of one of its tasks, which has that outcome."""
@@ -174,3 +173,22 @@ class Roster:
         if not worker.retired and worker.ending is None:
             worker.retired = True
             self.out.append(Stop(worker.id))
+
+
+def is_overdue(worker: BrokerWorker) -> bool:
+    """Whether a worker has a call that takes longer than thought."""
+    return worker.overdue > worker.done and worker.in_flight.at(worker.overdue) is not None
+
+
+def without_void(worker: BrokerWorker, group: Group) -> list[Group]:
+    """Return the calls of a group, taken off its worker, whose outcome is not settled."""
+    if not worker.void:
+        return [group]
+    settled = sorted(ordinal for ordinal in worker.void if group.ordinal <= ordinal < group.end)
+    worker.void.difference_update(settled)
+    parts, start = [], group.ordinal
+    for stop in (*settled, group.end):
+        if start < stop:
+            parts.append(group.part(start - group.ordinal, stop - group.ordinal))
+        start = stop + 1
+    return parts

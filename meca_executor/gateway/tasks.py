@@ -6,8 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .groups import Flight, Group
+
 if TYPE_CHECKING:
-    from ..wire.records import Status
+    from ..wire.records import Record, Status
 
 
 @dataclass(frozen=True)
@@ -39,22 +41,6 @@ class Options:
         return cls(timeout, fields.get("container_ref"), fields.get("runtime"), resource)
 
 
-class Task:
-    """One attempt of one task, as long as the gateway has it."""
-
-    __slots__ = ("charge", "id", "kind", "options", "payload", "session")
-
-    def __init__(
-        self, session: BrokerSession, id_: int, kind: tuple[int, int], payload: bytes, options: Options
-    ) -> None:
-        self.session: BrokerSession | None = session  #: None once its outcome is settled
-        self.id = id_
-        self.kind = kind  #: options id and definition id: tasks of one kind share an estimate
-        self.payload = payload
-        self.options = options
-        self.charge = 0.0  #: microseconds that it adds to its worker's load
-
-
 @dataclass(eq=False)
 class Pool:
     """The workers of one kind: same owner, same initializer, same environment."""
@@ -74,7 +60,8 @@ class BrokerSession:
     id: str
     pool: Pool
     cap: int  #: workers that may run this session's tasks at once
-    queue: deque[Task] = field(default_factory=deque)
+    queue: deque[Group] = field(default_factory=deque)
+    queued: int = 0  #: tasks in the queue
     options: dict[int, Options] = field(default_factory=dict)
     path: int = 0  #: definition of its changed import path; 0: as in the pool's setup
     definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
@@ -90,8 +77,10 @@ class BrokerWorker:
     id: int
     pool: Pool | None = None  #: None: started, and not yet told what for
     session: BrokerSession | None = None  #: whose tasks it has, or had last; one session's at a time
-    in_flight: dict[int, Task] = field(default_factory=dict)  #: ordinal -> task, in order
+    in_flight: Flight = field(default_factory=Flight)
+    void: set[int] = field(default_factory=set)  #: ordinals in flight whose outcome is settled already
     next_ordinal: int = 1
+    done: int = 0  #: the last ordinal that an outcome has come of; they come in order, of each one
     load: float = 0.0  #: microseconds of estimated work in flight
     started: int = 0
     overdue: int = 0  #: an ordinal that takes longer than thought: until it is done, nothing more comes
@@ -118,11 +107,13 @@ class Setup(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Give a worker tasks; definitions that it lacks go first."""
+    """Give a worker calls of one kind; definitions that it lacks go first."""
 
     worker: int
-    definitions: list[tuple[int, int, int, bytes]]
-    calls: list[tuple[int, int, int, bytes]]
+    definitions: list[Record]
+    ordinal: int  #: of the first call; the others follow
+    reference: int  #: the number of their function's definition; 0: each call carries its own
+    calls: bytes  #: a batch of (task id, 0, 0, call)
 
 
 class Revoke(NamedTuple):
@@ -149,7 +140,7 @@ class Report(NamedTuple):
     """Send records to a session."""
 
     session: str
-    records: list[tuple[int, int, int, bytes]]
+    batch: bytes
 
 
 Instruction = Spawn | Setup | Run | Revoke | Stop | Kill | Report

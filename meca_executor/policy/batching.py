@@ -6,11 +6,6 @@ that it does not stand behind another one while a worker is idle.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 TARGET_US = 10_000  #: work that a worker should have before it
 OVERHEAD_US = 8  #: what a task costs besides its own run time; keeps a no-op's estimate above zero
 MOST = 1_000  #: tasks in a batch, whatever the estimate says
@@ -19,12 +14,12 @@ STUCK_S = 0.02  #: a batch whose current task runs longer than this, and than th
 WEIGHT = 0.25  #: of the newest run time in the estimate
 
 
-def updated(estimate: float | None, micros: Sequence[int]) -> float:
-    """Return the new estimate of a kind of task after some took these times."""
-    cost = sum(micros) / len(micros) + OVERHEAD_US
+def updated(estimate: float | None, micros: float, count: int) -> float:
+    """Return the new estimate of a kind of task after `count` of them took `micros` together."""
+    cost = micros / count + OVERHEAD_US
     if estimate is None:
         return cost
-    return estimate + (1 - (1 - WEIGHT) ** len(micros)) * (cost - estimate)
+    return estimate + (1 - (1 - WEIGHT) ** count) * (cost - estimate)
 
 
 def is_stuck(elapsed_s: float, estimate: float) -> bool:

@@ -6,12 +6,7 @@ can run. Short tasks have to flow: of those, as many are out as the slots can do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .batching import updated
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SLOT_US = 50_000  #: estimated work that may be out for each slot
 
@@ -32,24 +27,28 @@ class Credit:
         """Take over what a gateway grants: its slots, and how many tasks and bytes may be out."""
         self.slots, self.window, self.window_bytes = slots, window, window_bytes
 
-    def allows(self, kind: tuple[int, int], size: int) -> bool:
-        """Whether one more task of this kind, with a payload of `size` bytes, may be handed over."""
-        if self.out == 0:
-            return True
-        if self.out_bytes + size > self.window_bytes:
-            return False
-        if self.out <= self.slots:
-            return True
+    def room(self, kind: tuple[int, int]) -> int:
+        """Return how many more tasks of this kind may be handed over, as far as their bytes allow."""
+        unmeasured = self.slots + 1 - self.out
         estimate = self._estimates.get(kind)
-        return estimate is not None and self.out < self.window and self._out_us + estimate <= self.slots * SLOT_US
+        if estimate is None:
+            return max(unmeasured, 0)
+        measured = min(self.window - self.out, int((self.slots * SLOT_US - self._out_us) / estimate))
+        return max(unmeasured, measured, 0)
 
-    def handed_over(self, kind: tuple[int, int], size: int) -> float:
-        """Count a task as out; return its charge, to be given back when it is done."""
-        charge = self._estimates.get(kind, SLOT_US * self.slots)
+    def fits(self, size: int) -> bool:
+        """Whether a payload of `size` bytes may go; one always may."""
+        return self.out == 0 or self.out_bytes + size <= self.window_bytes
+
+    def charge(self, kind: tuple[int, int]) -> float:
+        """Return what a task of this kind counts for, in microseconds."""
+        return self._estimates.get(kind, SLOT_US * self.slots)
+
+    def handed_over(self, charge: float, size: int) -> None:
+        """Count a task as out; its charge and size are to be given back when it is done."""
         self.out += 1
         self.out_bytes += size
         self._out_us += charge
-        return charge
 
     def done(self, charge: float, size: int) -> None:
         """Count a task as no longer out."""
@@ -57,6 +56,11 @@ class Credit:
         self.out_bytes -= size
         self._out_us = self._out_us - charge if self.out else 0.0
 
-    def measured(self, kind: tuple[int, int], micros: Sequence[int]) -> None:
-        """Learn from run times."""
-        self._estimates[kind] = updated(self._estimates.get(kind), micros)
+    @property
+    def backlog_us(self) -> float:
+        """Estimated work that is out for each slot, in microseconds."""
+        return self._out_us / self.slots
+
+    def measured(self, kind: tuple[int, int], micros: float, count: int) -> None:
+        """Learn that `count` tasks took `micros` together."""
+        self._estimates[kind] = updated(self._estimates.get(kind), micros, count)

@@ -1,4 +1,7 @@
-"""Messages between a worker and its owner: `length u64, kind u8`, then a batch of records."""
+"""Messages between a worker and its owner: `length u64, kind u8`, then a batch of records.
+
+A worker's results have a summary before their records, so that its owner need not look through them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX = struct.Struct("<QB")
+SUMMARY = struct.Struct("<QII")  #: before a worker's results: microseconds of all, their count, 1 if none was skipped
 
 
 def framed(kind: Kind, batch: bytes) -> bytes:

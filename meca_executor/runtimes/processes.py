@@ -18,9 +18,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..wire.records import Kind, Status
+from ..wire.records import Kind, Outcomes, Status
 from . import board as page
-from .pipe import Reader, framed
+from .pipe import SUMMARY, Reader, framed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,8 @@ CODE = (
 class Events(Protocol):
     """Whom this runtime tells what happens."""
 
-    def on_batch(self, worker: int, batch: bytes) -> None: ...
+    def on_outcomes(self, worker: int, outcomes: Outcomes) -> None: ...
+    def on_setup_failed(self, worker: int, text: str) -> None: ...
     def on_printed(self, worker: int, stream: Status, text: bytes) -> None: ...
     def on_look(self, worker: int, started: int, since: float) -> None: ...
     def on_end(self, worker: int, started: int, how: str) -> None: ...
@@ -201,12 +202,18 @@ class Process:
     def _on_message(self, kind: Kind, batch: bytes) -> None:
         self._drain(Status.STDOUT, to_end=True)
         self._drain(Status.STDERR, to_end=True)
+        if kind is Kind.SETUP_FAILED:
+            self._events.on_setup_failed(self.number, batch.decode("utf-8", "replace"))
+            return
+        micros, count, plain = SUMMARY.unpack_from(batch)
+        outcomes = Outcomes(batch[SUMMARY.size :], count, micros, bool(plain))
         if kind is Kind.RESULTS:
             self._flushes += 1
-            taken, self._taken = self._taken, 0
-            batch = batch[taken:]
-        if batch:
-            self._events.on_batch(self.number, batch)
+            if self._taken:  # some of them stood in the outbox when it was looked at
+                outcomes = Outcomes.of(outcomes.batch[self._taken :])
+                self._taken = 0
+        if outcomes.count:
+            self._events.on_outcomes(self.number, outcomes)
 
     def _drain(self, stream: Status, to_end: bool = False) -> None:
         """Take what the process wrote to its own stdout or stderr; whole lines unless `to_end`."""
@@ -248,7 +255,7 @@ class Process:
         if seen.generation == self._flushes and seen.filled > self._taken:
             batch = page.outbox(self.board, seen)[self._taken :]
             self._taken = seen.filled
-            self._events.on_batch(self.number, batch)
+            self._events.on_outcomes(self.number, Outcomes.of(batch))
 
     # -- end --------------------------------------------------------------------------------------
 

@@ -21,11 +21,13 @@ from . import board as page
 from .initializer import loads
 from .initializer import run as run_initializer
 from .lifeline import die_with_parent
-from .pipe import PREFIX
+from .pipe import PREFIX, SUMMARY, framed
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
+
+    from ..wire.records import Record
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
 
@@ -38,36 +40,50 @@ class Outbox:
     def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
         self._sock = sock
         self._board = board
-        self._filled = 0
+        self._filled = self._count = self._micros = 0
+        self._plain = True
         self._generation = 0
         self.flushed_at = time.monotonic()
 
-    def put(self, ordinal: int, status: Status, micros: int, payload: bytes) -> None:
+    def put(self, task: int, status: Status, micros: int, payload: bytes) -> None:
         """Add a record; one that is larger than the outbox goes out at once, behind what is there."""
         size = HEADER_BYTES + len(payload)
         if self._filled + size > page.OUTBOX_BYTES:
             self.flush()
-        header = pack_header(ordinal, status, micros, len(payload))
+        header = pack_header(task, status, micros, len(payload))
         if size > page.OUTBOX_BYTES:
-            self._sock.sendall(PREFIX.pack(size, Kind.LARGE) + header)
+            self._sock.sendall(PREFIX.pack(SUMMARY.size + size, Kind.LARGE) + SUMMARY.pack(micros, 1, 1) + header)
             self._sock.sendall(payload)
             return
         at = page.OUTBOX_AT + self._filled
         self._board[at : at + size] = header + payload
         self._filled += size
+        self._count += 1
+        self._micros += micros
         page.pack_u64(self._board, 40, self._filled)
+
+    def skip(self, task: int) -> None:
+        """Say that a call was left alone."""
+        self.put(task, Status.SKIPPED, 0, b"")
+        self._plain = False
 
     def flush(self) -> None:
         """Send what is there."""
         self.flushed_at = time.monotonic()
         if self._filled:
             batch = self._board[page.OUTBOX_AT : page.OUTBOX_AT + self._filled]
-            self._sock.sendall(PREFIX.pack(len(batch), Kind.RESULTS) + batch)
-            self._filled = 0
+            summary = SUMMARY.pack(self._micros, self._count, self._plain)
+            self._sock.sendall(PREFIX.pack(SUMMARY.size + len(batch), Kind.RESULTS) + summary + batch)
+            self._filled = self._count = self._micros = 0
+            self._plain = True
             self._generation += 1
             # Emptied first: a look in between sees an empty outbox, never an old one as new.
             page.pack_u64(self._board, 40, 0)
             page.pack_u64(self._board, 32, self._generation)
+
+    def fail_setup(self, text: str) -> None:
+        """Say that nothing can run here."""
+        self._sock.sendall(framed(Kind.SETUP_FAILED, text.encode("utf-8", "backslashreplace")))
 
 
 class Worker:
@@ -80,14 +96,14 @@ class Worker:
         self._references: dict[int, bytes] = {}
         self._pid = os.getpid()
         self.outbox = Outbox(sock, board)
-        self.ordinal = 0  #: of the task that runs
 
     def run(self) -> None:
         """Serve until the owner closes the pipe."""
         while (message := self._read()) is not None:
             kind, batch = message
-            if kind is Kind.TASKS:
-                self._run_batch(batch)
+            if kind is Kind.CALLS:
+                for ordinal, _, reference, calls in decode(batch):
+                    self._run_group(ordinal, reference, decode(calls))
             elif kind is Kind.DEFINE:
                 self._define(batch)
             elif kind is Kind.SETUP and not self._set_up(batch):
@@ -116,30 +132,28 @@ class Worker:
                 run_initializer(initializer)
             except BaseException as error:
                 text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-                self.outbox.put(self.ordinal, Status.SETUP_FAILED, 0, text.encode("utf-8", "backslashreplace"))
-                self.outbox.flush()
+                self.outbox.fail_setup(text)
                 return False
         return True
 
-    def _run_batch(self, batch: bytes) -> None:
-        outbox, board = self.outbox, self._board
-        for ordinal, _, reference, call in decode(batch):
-            now = time.monotonic()
+    def _run_group(self, ordinal: int, reference: int, calls: list[Record]) -> None:
+        outbox, board, monotonic = self.outbox, self._board, time.monotonic
+        for task, _, _, call in calls:
+            now = monotonic()
             if now - outbox.flushed_at > FLUSH_S:
                 outbox.flush()
-            self.ordinal = ordinal
+            ordinal += 1
             # First this, then that look: an owner that revokes sees either a start or a skip, never neither.
-            page.pack_start(board, 0, ordinal + 1, now)
+            page.pack_start(board, 0, ordinal, now)
             revoked_from, revoked_to = page.unpack_pair(board, 16)
-            if revoked_from <= ordinal < revoked_to:
-                outbox.put(ordinal, Status.SKIPPED, 0, b"")
+            if revoked_from < ordinal <= revoked_to:
+                outbox.skip(task)
                 continue
             status, payload = self._run(reference, call)
             if os.getpid() != self._pid:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
-            micros = min(int((time.monotonic() - now) * 1e6), MICROS_MAX)
-            outbox.put(ordinal, status, micros, payload)
+            outbox.put(task, status, min(int((monotonic() - now) * 1e6), MICROS_MAX), payload)
         outbox.flush()
 
     def _run(self, reference: int, call: bytes) -> Outcome:
@@ -167,9 +181,12 @@ class Worker:
 
 def flush_printed() -> None:
     """Send on what a task printed without ending the line."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with contextlib.suppress(Exception):  # closed, or replaced by something odd: the task's own doing
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # closed, or replaced by something odd: the task's own doing
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
                 stream.flush()
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
 BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
+_BY_NAME = b"\x93"  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
 _by_value: frozenset[bytes] = frozenset({b"__main__"})  #: names not to pickle by reference; replaced, never changed
@@ -55,6 +56,8 @@ def dumps(value: object) -> bytes:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
         return _dumps_by_value(value)
+    if _BY_NAME not in data:  # plain data: by far the most calls
+        return data
     if _modules_now() != _modules_seen:
         _find_made_modules()
     for name in _by_value:

@@ -18,7 +18,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pickle import PickleBuffer
 
 PICKLE = 0x80  #: first byte of a pickle, of protocol 2 or later
@@ -72,7 +72,7 @@ class Parcel:
     def __init__(self, data: bytes, buffers: Sequence[memoryview] = ()) -> None:
         self.data = data
         self.buffers = list(buffers)
-        *_, (_, self.size) = _places(self._sizes())
+        self.size = _places(self._sizes())[-1][1]
 
     def _sizes(self) -> list[int]:
         return [len(self.data), *(view.nbytes for view in self.buffers)]
@@ -81,9 +81,10 @@ class Parcel:
         """Return what the packed parcel is made of, to be written one after the other; nothing is copied."""
         sizes = self._sizes()
         head = _HEAD.pack(_MAGIC, len(self.buffers)) + b"".join(map(_SIZE.pack, sizes))
+        contents: list[bytes | memoryview] = [self.data, *self.buffers]
         parts: list[bytes | memoryview] = [head]
         position = len(head)
-        for part, (start, stop) in zip([self.data, *self.buffers], _places(sizes), strict=True):
+        for part, (start, stop) in zip(contents, _places(sizes), strict=True):
             if start > position:
                 parts.append(bytes(start - position))
             parts.append(part)
@@ -126,13 +127,13 @@ def _announced(view: memoryview) -> list[int]:
     return [size for (size,) in _SIZE.iter_unpack(view[_HEAD.size : stop])]
 
 
-def _places(sizes: list[int], total: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield where the pickle and each buffer start and stop.
+def _places(sizes: list[int], total: int | None = None) -> list[tuple[int, int]]:
+    """Return where the pickle and each buffer start and stop.
 
     Raises:
-        MalformedParcel: The last one does not stop at `total` bytes; an earlier one that stops
-            beyond them is not yielded.
+        MalformedParcel: The last one does not stop at `total` bytes.
     """
+    places = []
     stop = _HEAD.size + len(sizes) * _SIZE.size
     for number, size in enumerate(sizes):
         start = stop if number == 0 else -(-stop // ALIGNMENT) * ALIGNMENT
@@ -140,6 +141,7 @@ def _places(sizes: list[int], total: int | None = None) -> Iterator[tuple[int, i
         if total is not None and stop > total:
             what = f"buffer {number - 1}" if number else "the pickle"
             raise MalformedParcel(f"{what} is {size} bytes at {start}, but the parcel has {total}")
-        yield start, stop
+        places.append((start, stop))
     if total is not None and stop != total:
         raise MalformedParcel(f"the parcel ends at {stop} bytes, and {total} are there")
+    return places

@@ -7,14 +7,15 @@ A record is a fixed header of four integers and a payload. A batch is records on
     ref   u32   a definition's id, or the task's run time in microseconds
     size  u64   bytes of payload that follow
 
-The gateway moves payloads from one side to the other without looking into them.
+Calls of one kind travel as a group: a record whose payload is a batch of theirs, so that the gateway can
+pass on hundreds of them as one slice. It moves payloads from one side to the other without looking into them.
 """
 
 from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +26,9 @@ MICROS_MAX = 0xFFFF_FFFF  #: a run time is cut to what fits in `ref`, 71 minutes
 pack_header = RECORD.pack
 unpack_header = RECORD.unpack_from
 HEADER_BYTES = RECORD.size
+SIZE_AT = 16  #: where a record's header has the payload's size
+unpack_size = struct.Struct("<Q").unpack_from
+unpack_id = unpack_size  #: at a record's start
 
 
 class MalformedBatch(ValueError):
@@ -41,12 +45,15 @@ class Kind(IntEnum):
     CONTROL = 1  # -, -, -, a JSON object: {"type": ...}
     OPTIONS = 2  # options id, -, -, a JSON object: how tasks with this tag run
     DEFINE = 3  # definition id, Definition, -, what is defined
-    TASKS = 4  # task id, options id, definition id (0: the function is in the payload), the call
+    TASKS = 4  # groups: count, options id, definition id (0: the functions are in the calls), batch of (task id, 0, 0, call)
     RESULTS = 5  # task id, Status, microseconds, outcome
     KILL = 6  # task id, -, -, nothing
     ACK = 7  # only the header's acknowledgement counts
     SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
-    LARGE = 9  # pipe only: one result that did not fit into the outbox
+    # On the workers' pipes only:
+    CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
+    LARGE = 10  # as RESULTS: one that did not fit into the outbox
+    SETUP_FAILED = 11  # no records but UTF-8 text: the initializer raised
 
 
 class Definition(IntEnum):
@@ -75,7 +82,26 @@ class Status(IntEnum):
     STDOUT = 64  # what the session's tasks printed, whole lines where there are
     STDERR = 65
     SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to
-    SETUP_FAILED = 67  # pipe only, UTF-8 text: the initializer raised
+
+
+class Outcomes(NamedTuple):
+    """What became of calls that a worker did, in the order in which it had them."""
+
+    batch: bytes  #: records of `Kind.RESULTS`
+    count: int
+    micros: int  #: run time of all
+    plain: bool  #: none was skipped
+
+    @classmethod
+    def of(cls, batch: bytes) -> Outcomes:
+        """Count what is in a batch.
+
+        Raises:
+            MalformedBatch: The last record is cut short.
+        """
+        records = decode(batch)
+        plain = all(status != Status.SKIPPED for _, status, _, _ in records)
+        return cls(batch, len(records), sum(micros for _, _, micros, _ in records), plain)
 
 
 def encode(records: Iterable[Record]) -> bytes:
@@ -105,3 +131,22 @@ def decode(batch: bytes) -> list[Record]:
             raise MalformedBatch(f"record {id_} announces {size} bytes, {end - start} are left")
         records.append((id_, tag, ref, batch[start:position]))
     return records
+
+
+def starts(batch: bytes) -> list[int]:
+    """Return where each record of a batch starts, and where the last one ends.
+
+    Raises:
+        MalformedBatch: The last record is cut short.
+    """
+    found = [0]
+    position, end = 0, len(batch)
+    try:
+        while position < end:
+            position += HEADER_BYTES + unpack_size(batch, position + SIZE_AT)[0]
+            found.append(position)
+    except struct.error:
+        position = end + 1
+    if position != end:
+        raise MalformedBatch(f"the last of {len(found)} records is longer than what is left of the batch")
+    return found

@@ -14,12 +14,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import hmac
 import mmap
 import os
 import resource
-import secrets
 import struct
 import sys
 import weakref
@@ -38,7 +35,7 @@ SHARE_OF_DESCRIPTORS = 4  #: else this part of the limit
 STEP = (
     16 << 20
 )  #: bytes reserved by one call: 4 ms, so that a profiler's timer signals cannot make it start over for ever
-LOOK_FROM = 16 << 20  #: bytes from which the memory that is left is looked up first, which takes 50 µs
+LOOK_FROM = 16 << 20  #: bytes from which the memory that is left is looked up first, which takes 25 µs
 
 _NAME = "meca-segment"
 _LINK = f"/memfd:{_NAME} (deleted)"
@@ -319,7 +316,7 @@ class Probe:
         Raises:
             OSError: The system gives none.
         """
-        self._nonce = secrets.token_bytes(_NONCE_BYTES)
+        self._nonce = os.urandom(_NONCE_BYTES)
         self._fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.write(self._fd, self._nonce)
         _seal(self._fd)
@@ -332,10 +329,12 @@ class Probe:
         """
         if self._fd < 0:
             raise ValueError("the probe was closed")
-        return f"{os.getpid()}:{self._fd}:{os.fstat(self._fd).st_ino}:{hashlib.sha256(self._nonce).hexdigest()}"
+        return f"{os.getpid()}:{self._fd}:{os.fstat(self._fd).st_ino}:{_digest(self._nonce)}"
 
     def accepts(self, answer: str | None) -> bool:
         """Whether this is what `answer` returns to one who has read the secret."""
+        import hmac
+
         told = (answer or "").encode("utf-8", "replace")
         return hmac.compare_digest(told, self._nonce.hex().encode())
 
@@ -348,6 +347,12 @@ class Probe:
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
             self.close()
+
+
+def _digest(nonce: bytes) -> str:
+    import hashlib  # not at the top: it takes some milliseconds, and workers only map
+
+    return hashlib.sha256(nonce).hexdigest()
 
 
 def answer(offer: str) -> str | None:
@@ -363,7 +368,7 @@ def answer(offer: str) -> str | None:
         try:
             if _check(fd).st_ino == int(inode):
                 nonce = os.pread(fd, _NONCE_BYTES, 0)
-                if hmac.compare_digest(hashlib.sha256(nonce).hexdigest().encode(), digest.encode()):
+                if _digest(nonce) == digest:
                     return nonce.hex()
         finally:
             os.close(fd)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
-from meca_executor.wire.records import MICROS_MAX, Record, Status
+from meca_executor.wire.records import MICROS_MAX, Outcomes, Record, Status, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +23,10 @@ LOOK_S = 0.02  #: as hub.LOOK_S
 
 
 class Call(NamedTuple):
-    """One call in a worker: which, what, and the definition it refers to."""
+    """One call in a worker: which, whose task, what, and the definition it refers to."""
 
     ordinal: int
+    task: int
     definition: int
     payload: bytes
 
@@ -44,6 +45,7 @@ class ModelWorker:
     since: float = 0.0
     revoked: tuple[int, int] = (0, 0)
     outbox: list[Record] = field(default_factory=list)
+    setup_failure: str | None = None  #: what its initializer raised; told when it sends
     last_ordinal: int = 0
     stopping: bool = False  #: told to end after what it has
     doomed: bool = False  #: told to die, and not yet dead
@@ -60,7 +62,7 @@ class ModelWorker:
             call = self.waiting.popleft()
             self.started, self.since = call.ordinal + 1, now  # said before the revocation is read
             if self.revoked[0] <= call.ordinal < self.revoked[1]:
-                self.outbox.append((call.ordinal, int(Status.SKIPPED), 0, b""))
+                self.outbox.append((call.task, int(Status.SKIPPED), 0, b""))
                 continue
             self.running = call
             self.begun.append(call.payload)
@@ -72,7 +74,7 @@ class ModelWorker:
         assert self.running is not None
         call, self.running = self.running, None
         micros = min(int((now - self.since) * 1e6), MICROS_MAX)
-        self.outbox.append((call.ordinal, int(status), micros, call.payload))
+        self.outbox.append((call.task, int(status), micros, call.payload))
         return call
 
 
@@ -113,25 +115,26 @@ class ModelRuntime:
                 elif isinstance(todo, Kill):
                     worker.doomed = True
 
-    def _run(self, number: int, definitions: list[Record], calls: list[Record]) -> None:
+    def _run(self, number: int, definitions: list[Record], ordinal: int, reference: int, batch: bytes) -> None:
         if number == self._ending:
             return  # as a runtime does: the broker is just being told of its last results, and next of its end
         worker = self.workers[number]  # a KeyError: the broker gave tasks to a worker that is gone
         assert worker.setup is not None, "a worker runs nothing before it was told what it is for"
         assert not worker.stopping, "a worker that was told to end gets no more"
         assert not worker.doomed, "a worker that is being killed gets no more"
+        calls = decode(batch)
         assert calls, "a batch has calls"
-        for id_, _, _, reference in definitions:
+        for id_, _, _, definition in definitions:
             assert id_ not in worker.known, "a definition is sent once"
-            worker.known[id_] = reference
-        for ordinal, _, definition, payload in calls:
-            assert ordinal == worker.last_ordinal + 1, "ordinals are consecutive"
-            assert definition == 0 or definition in worker.known, "a definition goes before its calls"
-            worker.last_ordinal = ordinal
-            worker.waiting.append(Call(ordinal, definition, payload))
+            worker.known[id_] = definition
+        assert ordinal == worker.last_ordinal + 1, "ordinals are consecutive"
+        assert reference == 0 or reference in worker.known, "a definition goes before its calls"
+        for task, _, _, payload in calls:
+            worker.last_ordinal += 1
+            worker.waiting.append(Call(worker.last_ordinal, task, reference, payload))
 
-    def _take_in(self, session: str, records: list[Record]) -> None:
-        for id_, tag, _, payload in records:
+    def _take_in(self, session: str, batch: bytes) -> None:
+        for id_, tag, _, payload in decode(batch):
             if tag in (Status.STDOUT, Status.STDERR):
                 self.printed.append((session, Status(tag), payload))
             elif id_ == 0:
@@ -152,14 +155,17 @@ class ModelRuntime:
 
     def submit(self, session: str, ids: Iterable[int], *, tag: int = 0, ref: int = 1) -> None:
         """Submit tasks; a payload says whose it is."""
-        records = [(id_, tag, ref, f"{session}:{id_}".encode()) for id_ in ids]
-        self.do(self.broker.submit(session, records, self.now))
+        calls = [(id_, 0, 0, f"{session}:{id_}".encode()) for id_ in ids]
+        self.do(self.broker.submit(session, [(len(calls), tag, ref, encode(calls))], self.now))
 
     def send(self, worker: ModelWorker) -> None:
         """What is in a worker's outbox arrives."""
         if worker.outbox:
             records, worker.outbox = worker.outbox, []
-            self.do(self.broker.results(worker.number, records, self.now))
+            self.do(self.broker.results(worker.number, Outcomes.of(encode(records)), self.now))
+        if worker.setup_failure is not None:
+            self.do(self.broker.setup_failed(worker.number, worker.setup_failure))
+            worker.setup_failure = None
 
     def look(self, worker: ModelWorker) -> None:
         """The broker is told what a worker is running."""

@@ -8,7 +8,7 @@ from meca_executor.gateway.broker import START_FAILURES
 from meca_executor.gateway.roster import PLACE_IDLE_S
 from meca_executor.gateway.tasks import Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 from meca_executor.policy.batching import STUCK_S
-from meca_executor.wire.records import Status
+from meca_executor.wire.records import Outcomes, Status, decode, encode
 
 from .model import LOOK_S, Clock, ModelRuntime, ModelWorker
 
@@ -42,7 +42,7 @@ def test_the_first_task_starts_a_worker_tells_it_what_for_and_runs() -> None:
     assert runtime.told == [
         Spawn(1),
         Setup(1, b"setup"),
-        Run(1, [(1, 0, 0, b"reference")], [(1, 0, 1, b"a:7")]),
+        Run(1, [(1, 0, 0, b"reference")], 1, 1, encode([(7, 0, 0, b"a:7")])),
     ]
 
 
@@ -63,7 +63,7 @@ def test_a_call_that_carries_its_function_needs_no_definition() -> None:
     """Definition 0 is none."""
     runtime = runtime_with()
     runtime.submit("a", [1], ref=0)
-    assert runtime.told[-1] == Run(1, [], [(1, 0, 0, b"a:1")])
+    assert runtime.told[-1] == Run(1, [], 1, 0, encode([(1, 0, 0, b"a:1")]))
 
 
 def test_unknown_tasks_take_one_worker_each() -> None:
@@ -670,7 +670,7 @@ def test_a_failing_initializer_breaks_its_pool_and_no_other() -> None:
     for session in "abc":
         runtime.submit(session, [1, 2])
     worker = next(worker for worker in runtime.workers.values() if worker.setup == b"bad")
-    worker.outbox.append((0, int(Status.SETUP_FAILED), 0, b"Traceback: no"))
+    worker.setup_failure = "Traceback: no"
     runtime.end(worker)
     runtime.quiet()
     for session in "ab":
@@ -684,7 +684,7 @@ def test_a_broken_pool_is_forgotten_with_its_last_session() -> None:
     """Who comes later with the same setup may try again."""
     runtime = runtime_with(setup=b"bad")
     runtime.submit("a", [1])
-    only_worker(runtime).outbox.append((0, int(Status.SETUP_FAILED), 0, b"no"))
+    only_worker(runtime).setup_failure = "no"
     runtime.end(only_worker(runtime))
     runtime.do(runtime.broker.close("a"))
     runtime.open("b", setup=b"bad")
@@ -767,4 +767,4 @@ def test_one_message_for_what_came_together() -> None:
     del runtime.told[:]
     runtime.send(worker)
     (report,) = (todo for todo in runtime.told if isinstance(todo, Report))
-    assert [record[0] for record in report.records] == [1, 2, 3, 4]
+    assert [record[0] for record in decode(report.batch)] == [1, 2, 3, 4]

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from meca_executor.gateway.broker import START_FAILURES
 from meca_executor.gateway.tasks import Options, Run
-from meca_executor.wire.records import Status
+from meca_executor.wire.records import Status, decode
 
 from .model import LOOK_S, ModelRuntime, ModelWorker
 
@@ -226,7 +226,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def initializer_fails(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from([w for w in self.runtime.workers.values() if w.setup == BAD]))
-        worker.outbox.append((0, int(Status.SETUP_FAILED), 0, b"Traceback"))
+        worker.setup_failure = "Traceback"
         self.end(worker)
 
     def end(self, worker: ModelWorker) -> None:
@@ -259,7 +259,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def one_round(self) -> None:
         for worker in list(self.runtime.workers.values()):
             if worker.setup == BAD:
-                worker.outbox.append((0, int(Status.SETUP_FAILED), 0, b"Traceback"))
+                worker.setup_failure = "Traceback"
                 self.end(worker)
                 continue
             while worker.running is not None or (worker.waiting and not worker.doomed):
@@ -292,7 +292,8 @@ class BrokerMachine(RuleBasedStateMachine):
         told, self.checked = self.runtime.told[self.checked :], len(self.runtime.told)
         for todo in told:
             if isinstance(todo, Run):
-                for _, _, definition, payload in todo.calls:
+                definition = todo.reference
+                for _, _, _, payload in decode(todo.calls):
                     session = self.sessions.get(payload.decode().partition(":")[0])
                     if session is None:
                         continue  # it ended right after
@@ -311,7 +312,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def a_worker_has_one_sessions_tasks(self) -> None:
         for worker in self.runtime.broker.workers.values():
-            assert len({task.session.id for task in worker.in_flight.values() if task.session is not None}) <= 1
+            assert len({group.session.id for group in worker.in_flight if group.session is not None}) <= 1
 
     def what_is_printed_has_the_right_owner(self) -> None:
         for worker in self.runtime.workers.values():
@@ -338,11 +339,17 @@ class BrokerMachine(RuleBasedStateMachine):
         """Queued, or in one worker, or settled: never two of these, never none."""
         places: dict[tuple[str, int], int] = {}
         broker = self.runtime.broker
-        held = [task for session in broker.sessions.values() for task in session.queue]
-        held += [task for worker in broker.workers.values() for task in worker.in_flight.values()]
-        for task in held:
-            if task.session is not None:
-                places[task.session.id, task.id] = places.get((task.session.id, task.id), 0) + 1
+        held = [(group, id_) for session in broker.sessions.values() for group in session.queue for id_ in group.ids]
+        for worker in broker.workers.values():
+            for group in worker.in_flight:
+                held += [(group, id_) for at, id_ in enumerate(group.ids, group.ordinal) if at not in worker.void]
+        for group, id_ in held:
+            if group.session is not None:
+                places[group.session.id, id_] = places.get((group.session.id, id_), 0) + 1
+        for session in broker.sessions.values():
+            assert session.queued == sum(map(len, session.queue))
+        for worker in broker.workers.values():
+            assert len(worker.in_flight) == sum(map(len, worker.in_flight))
         for name, session in self.sessions.items():
             for id_ in session.tasks:
                 outcomes = len(self.runtime.outcomes.get((name, id_), ()))

@@ -1,0 +1,74 @@
+"""What an outcome's record means for its task: a value, or which error."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    AttemptLost,
+    ContainerFailed,
+    InitializerFailed,
+    MecaError,
+    NoHostFits,
+    TaskFailed,
+    TaskKilled,
+    TaskTimeout,
+    TaskTooLarge,
+    WorkerDied,
+)
+from ..wire.calls import load_exception
+from ..wire.classes import loads_at_home
+from ..wire.records import Status
+
+if TYPE_CHECKING:
+    from .tasks import Task
+
+log = logging.getLogger("meca.client")
+_OK = int(Status.OK)  # plain: compared for each task
+
+TEXT_ERRORS: dict[Status, type[MecaError]] = {
+    Status.FAILED: TaskFailed,
+    Status.TIMEOUT: TaskTimeout,
+    Status.DIED: WorkerDied,
+    Status.LOST: AttemptLost,
+    Status.KILLED: TaskKilled,
+    Status.NO_HOST: NoHostFits,
+    Status.CONTAINER_FAILED: ContainerFailed,
+    Status.CONTAINER_LOST: ContainerFailed,
+    Status.TOO_LARGE: TaskTooLarge,
+    Status.BROKEN: InitializerFailed,
+}
+
+
+def resolve(task: Task, value: Any, error: BaseException | None) -> None:
+    """Set a task's future; done-callbacks run here."""
+    try:
+        if error is None:
+            task.future.set_result(value)
+        else:
+            task.future.set_exception(error)
+    except InvalidStateError:
+        pass  # somebody else resolved it
+    except BaseException:  # a callback's SystemExit: this thread has other futures to serve
+        log.exception("a done-callback of %r raised", task.future)
+
+
+def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseException | None]:
+    """Return the value or the error that a record says."""
+    try:
+        if status == _OK:
+            return loads_at_home(payload), None
+        if status == Status.RAISED:
+            return None, load_exception(payload)
+        if status == Status.REPLY and task.decode is not None:
+            return task.decode(payload), None
+        text = payload.decode("utf-8", "replace")
+        kind = TEXT_ERRORS[Status(status)]
+    except BaseException as error:  # unpickling runs the user's code: whatever it raises is this task's
+        return None, error
+    failure = kind(f"task {task.future.task_id}: {text}")
+    if isinstance(failure, ContainerFailed):
+        failure.lost = status == Status.CONTAINER_LOST
+    return None, failure
