@@ -1,9 +1,19 @@
-"""One script a question, each beside its peers: `python -m benchmarks.throughput` from the checkout root.
+"""One script a question, each beside its peers, from the checkout root: `pip install -e .[peers]`, then
 
-Every script is built on `benchmarks.harness` and takes the same options (`--help` lists them):
+    python -m benchmarks --json results --plot results       # all of them; --quick for a look
+    python -m benchmarks.throughput --rounds 7 --json throughput.json
+    python -m benchmarks.latency --peers ProcessPoolExecutor,MecaExecutor --tasks 500
 
-    python -m benchmarks.throughput --rounds 7 --json /tmp/throughput.json
-    python -m benchmarks.throughput --peers ThreadPoolExecutor,MecaExecutor --tasks 5000
+| script | question |
+|---|---|
+| throughput | how many calls a second, by `submit` and by `map` |
+| latency | how long one call takes when nothing else is under way |
+| payload | how fast large arrays travel, and one array to many tasks |
+| scaling | what a task costs among many, in time and memory, and how near tasks of real length come to the ideal |
+| startup | import, construct to first result, shutdown |
+| containers | a container call over a bare HTTP POST |
+| old_dialect | tasks on a MECAnywhere desktop app (needs Node.js) |
 
-Figures worth keeping go to `RESULTS.md`, with the machine and the commit that the script prints.
+Every script is built on `benchmarks.harness` and takes the same options (`--help` lists them). Figures worth keeping
+go to `RESULTS.md`, with the machine and the commit that the script prints.
 """

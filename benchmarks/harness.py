@@ -68,7 +68,9 @@ def measure_in_child(script: Script, part: Part, peer: Peer, options: Options) -
     command = [sys.executable, "-m", f"benchmarks.{script.name}", "--child", peer.name, "--parts", part.name]
     command += ["--tasks", str(options.tasks), "--workers", str(options.workers)]
     env = {name: value for name, value in os.environ.items() if name not in ENDPOINT_SETTINGS}
-    env["PYTHONPATH"] = str(ROOT)  # some peers' workers start in another folder, and must find the tasks
+    # Some peers' workers start in another folder, and must find the tasks; Parsl finds its programs by PATH.
+    env["PYTHONPATH"] = str(ROOT)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     child = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

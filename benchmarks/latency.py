@@ -9,30 +9,23 @@ so only figures of the same round can be compared.
 What a call over Socket.IO costs by itself stands beside it: `call` of python-socketio's asyncio client and the
 acknowledgement of an `AsyncServer` on aiohttp in a process of its own (`benchmarks.echo_server`), websocket only.
 
-| peer | who waits for the acknowledgement |
-|---|---|
-| bare Socket.IO | a coroutine in the client's own loop; the goal counts from here |
-| bare Socket.IO, by thread | another thread, by `run_coroutine_threadsafe`: what an `Executor` over it would have to do |
+- bare Socket.IO: a coroutine in the client's own loop waits for it; the goal counts from here.
+- bare Socket.IO by thread: another thread waits, by `run_coroutine_threadsafe`, as an `Executor` over it would have to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import threading
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from .harness import main
 from .peers import LOKY, MECA, MP_POOL, PEBBLE, PROCESSES, SOCKET_IO, THREADS, Peer
 from .questions import Figures, Limit, Options, Part, Question, Script
 from .servers import python_server
 from .tasks import noop
-from .timing import check, latencies, p50_and_p99, warm_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .timing import latencies, latencies_in_loop, p50_and_p99, warm_up
 
 BARE = Peer("bare Socket.IO", "socketio", "AsyncClient", packages=SOCKET_IO)
 BARE_BY_THREAD = Peer("bare Socket.IO by thread", "socketio", "AsyncClient", packages=SOCKET_IO)
@@ -62,24 +55,16 @@ def by_loop(url: str, calls: int) -> list[float]:
 
     async def run() -> list[float]:
         client = await connected(url)
-        await each(client, WARM)
-        took = await each(client, calls)
+
+        async def call(number: int) -> int:
+            return cast("int", await client.call("echo", number, timeout=LIMIT_S))
+
+        await latencies_in_loop(call, WARM)
+        took = await latencies_in_loop(call, calls)
         await client.disconnect()
         return took
 
     return asyncio.run(run())
-
-
-async def each(client: Any, calls: int) -> list[float]:
-    """Call one after the other; `timing.latencies` for a loop."""
-    gc.collect()
-    took, answers = [], []
-    for number in range(calls):
-        began = perf_counter()
-        answers.append(await client.call("echo", number, timeout=LIMIT_S))
-        took.append(perf_counter() - began)
-    check(answers, range(calls))
-    return took
 
 
 def by_thread(url: str, calls: int) -> list[float]:
@@ -92,7 +77,10 @@ def by_thread(url: str, calls: int) -> list[float]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(LIMIT_S)
 
     client = run(connected(url))
-    call: Callable[[int], int] = lambda number: run(client.call("echo", number, timeout=LIMIT_S))  # noqa: E731
+
+    def call(number: int) -> int:
+        return cast("int", run(client.call("echo", number, timeout=LIMIT_S)))
+
     latencies(call, WARM)
     took = latencies(call, calls)
     run(client.disconnect())

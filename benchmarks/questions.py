@@ -70,7 +70,7 @@ class Script:
     tasks: int = 20_000
     rounds: int = 5
     timeout_s: float = 300.0
-    axes: dict[str, str] = field(default_factory=dict)  #: curve → what its x is
+    axes: dict[str, tuple[str, str]] = field(default_factory=dict)  #: curve → its title, and what its x is
 
     @property
     def questions(self) -> tuple[Question, ...]:

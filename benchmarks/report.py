@@ -106,7 +106,8 @@ def goal_in_words(question: Question) -> str:
     """Return a goal as in `at least 12 x ProcessPoolExecutor and 1.2 x ThreadPoolExecutor`."""
     limits = []
     for limit in question.goal:
-        terms = [f"{limit.factor:g} x {limit.peer}"] if limit.peer else []
+        times = "" if limit.factor == 1 else f"{limit.factor:g} x "
+        terms = [times + limit.peer] if limit.peer else []
         if limit.plus or not terms:
             terms.append(f"{limit.plus:g} {question.unit}")
         limits.append(" + ".join(terms))

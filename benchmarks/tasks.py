@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 POLL_S = 0.005
+RELEASE = "release"
 
 
 def noop(value: int) -> int:
@@ -39,8 +40,10 @@ def burn(seconds: float) -> float:
     return used
 
 
-def hold(path: str) -> str:
-    """Keep the worker busy until there is a file at `path`."""
-    while not Path(path).exists():
+def hold(folder: str, number: int) -> int:
+    """Keep the worker busy until there is a file `RELEASE` in the folder; first leave a file that says so."""
+    place = Path(folder)
+    (place / str(number)).touch()
+    while not (place / RELEASE).exists():
         time.sleep(POLL_S)
-    return path
+    return number

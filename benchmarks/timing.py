@@ -11,7 +11,7 @@ from .peers import optional
 from .tasks import noop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from concurrent.futures import Executor, Future
 
     from .questions import Figures
@@ -54,6 +54,18 @@ def latencies(call: Callable[[int], int], calls: int) -> list[float]:
     for number in range(calls):
         began = perf_counter()
         answers.append(call(number))
+        took.append(perf_counter() - began)
+    check(answers, range(calls))
+    return took
+
+
+async def latencies_in_loop(call: Callable[[int], Awaitable[int]], calls: int) -> list[float]:
+    """Return the same for a coroutine function, from inside of its loop."""
+    gc.collect()
+    took, answers = [], []
+    for number in range(calls):
+        began = perf_counter()
+        answers.append(await call(number))
         took.append(perf_counter() - began)
     check(answers, range(calls))
     return took

@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from concurrent.futures import TimeoutError as Late  # before Python 3.11 another one than the builtin
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .future import MecaFuture
@@ -17,7 +18,7 @@ from .options import TaskOptions
 from .tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from ..wire.records import Record
 
@@ -30,20 +31,39 @@ _numbers = itertools.count(1)
 _OPEN: Any = object()  #: the place of an item without an outcome
 
 
+class Map(NamedTuple):
+    """What the chunks of one map share."""
+
+    numbers: Iterator[int]  #: for items that become tasks
+    arrived: threading.Condition  #: notified when there are new values
+
+
 class Chunk:
     """Some items of one map. The submitting thread makes it, the ledger owns it, the map's iterator reads it."""
 
-    __slots__ = ("arrived", "began", "cancelled", "charge", "handed", "kind", "number", "open", "options", "payloads", "values")
+    __slots__ = (
+        "_numbers",
+        "arrived",
+        "began",
+        "cancelled",
+        "charge",
+        "handed",
+        "kind",
+        "number",
+        "open",
+        "options",
+        "payloads",
+        "values",
+    )
 
-    def __init__(
-        self, kind: tuple[int, int], options: TaskOptions, payloads: list[bytes], arrived: threading.Condition
-    ) -> None:
+    def __init__(self, kind: tuple[int, int], options: TaskOptions, payloads: list[bytes], mapped: Map) -> None:
         self.number = CHUNKED | next(_numbers) << INDEX_BITS  #: of its first item
         self.kind = kind
         self.options = options
         self.payloads = payloads
         self.values: list[Any] = [_OPEN] * len(payloads)  #: results, or the future of an item that has become a task
-        self.arrived = arrived  #: the map's: notified when there are new values
+        self.arrived = mapped.arrived
+        self._numbers = mapped.numbers
         self.handed = 0  #: items handed over so far
         self.open = 0  #: of those, without an outcome
         self.charge = 0.0  #: what these count for in the credit
@@ -67,7 +87,7 @@ class Chunk:
     def task(self, index: int) -> Task:
         """Make an item a task of its own, which has had one attempt."""
         future: MecaFuture[Any] = MecaFuture()
-        future.number = self.number + index
+        future.number = next(self._numbers)
         future.claim()
         task = Task(future.number, future, self.payloads[index], self.kind, self.options, None)
         task.attempts, task.began = 1, self.began
@@ -130,9 +150,9 @@ class _Own(NamedTuple):
     future: MecaFuture[Any]
 
 
-def failed(error: Exception, arrived: threading.Condition) -> Chunk:
+def failed(error: Exception, mapped: Map) -> Chunk:
     """Return an item that cannot be sent, as a chunk that is done."""
-    chunk = Chunk((0, 0), TaskOptions(), [b""], arrived)
+    chunk = Chunk((0, 0), TaskOptions(), [b""], mapped)
     chunk.handed = 1
     chunk.fail_open(lambda: error)
     return chunk
@@ -167,8 +187,7 @@ def results(chunks: list[Chunk], deadline: float | None) -> Iterator[Any]:
             for index in range(len(values)):
                 if values[index] is _OPEN:
                     _wait(chunk, index, deadline)
-                value, values[index] = values[index], None
-                yield value if type(value) is not _Own else _result_of(value.future, deadline)
+                yield _take(values, index, deadline)
             chunks.pop()
     finally:
         for chunk in chunks:
@@ -181,11 +200,17 @@ def _wait(chunk: Chunk, index: int, deadline: float | None) -> None:
             raise Late()
 
 
-def _result_of(future: MecaFuture[Any], deadline: float | None) -> Any:
+def _take(values: list[Any], index: int, deadline: float | None) -> Any:
+    """Return a result, or raise why there is none; nothing refers to it from here on."""
+    value, values[index] = values[index], None
+    if type(value) is not _Own:
+        return value
+    future: MecaFuture[Any] = value.future
     try:
         return future.result(_left(deadline))
     finally:
-        del future  # no cycle through the traceback
+        future.cancel()  # it was not there in time
+        del value, future  # no cycle through the traceback
 
 
 def _left(deadline: float | None) -> float | None:

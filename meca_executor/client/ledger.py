@@ -6,7 +6,6 @@ next attempt. Submitting threads only append to the queue; everything else happe
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,7 +41,6 @@ class Ledger:
 
     def __init__(self, credit: Credit) -> None:
         self.credit = credit
-        self._lock = threading.Lock()
         self._queue: deque[Task | Chunk] = deque()
         self._out: dict[int, Task] = {}
         self._chunks: dict[int, Chunk] = {}  # of which items are out
@@ -70,10 +68,17 @@ class Ledger:
         Raises:
             BaseException: What `refuse` was told, once it was.
         """
-        with self._lock:
-            if self._refusal is not None:
-                raise self._refusal()
-            self._queue.append(task)
+        # First this, then that look: who refuses says so before it looks at the queue for the last time.
+        self._queue.append(task)
+        if self._refusal is not None and self._take_back(task):
+            raise self._refusal()
+
+    def _take_back(self, task: Task | Chunk) -> bool:
+        try:
+            self._queue.remove(task)
+        except ValueError:
+            return False  # it has been taken, to be run or to be failed
+        return True
 
     def check(self) -> None:
         """Raise what `refuse` was told, if it was."""
@@ -82,9 +87,8 @@ class Ledger:
 
     def refuse(self, error: Callable[[], BaseException]) -> None:
         """Take no more tasks; what is here goes on. The first reason stands."""
-        with self._lock:
-            if self._refusal is None:
-                self._refusal = error
+        if self._refusal is None:
+            self._refusal = error
 
     def cancel_queued(self) -> None:
         """Cancel what has not been handed over."""
@@ -93,14 +97,12 @@ class Ledger:
 
     def drop_cancelled(self) -> None:
         """Forget queued tasks that were cancelled; else that happens when their turn comes."""
-        with self._lock:
-            kept = [entry for entry in self._queue if entry.queued]
-            self._queue.clear()
-            self._queue.extend(kept)
+        for _ in range(len(self._queue)):
+            if (entry := self._queue.popleft()).queued:
+                self._queue.append(entry)
 
     def after_fork(self, error: Callable[[], BaseException]) -> None:
         """In a forked child: another process owns what is here."""
-        self._lock = threading.Lock()  # the old one may have been held by a thread that is not here
         self._refusal = error
         self._queue.clear()
         self._out.clear()
@@ -192,18 +194,23 @@ class Ledger:
     def settle(self, records: list[Record]) -> list[Again]:
         """Take in outcomes; one of a task that is not out is ignored (it was settled before)."""
         out, credit = self._out, self.credit
-        spent: dict[tuple[int, int], list[int]] = {}
+        spent = Spent(credit)
         again: list[Again | None] = []
-        touched: dict[int, Chunk] = {}
+        chunks: list[Chunk] = []
+        chunk = None
         for number, status, micros, payload in records:
             if number >= CHUNKED:
-                chunk = self._chunks.get(number >> INDEX_BITS)
-                if chunk is None or not chunk.is_open(number & _INDEX):
+                if chunk is None or chunk.number != number & ~_INDEX:
+                    chunk = self._chunks.get(number >> INDEX_BITS)
+                    if chunk is None:
+                        continue
+                    chunks.append(chunk)
+                index = number & _INDEX
+                if not chunk.is_open(index):
                     continue
-                touched[chunk.number] = chunk
                 kind = chunk.kind
-                self._item_done(chunk, number & _INDEX)
-                again.append(self._settle_item(chunk, number & _INDEX, status, payload))
+                credit.done(self._item_done(chunk), len(chunk.payloads[index]))
+                again.append(self._settle_item(chunk, index, status, payload))
             else:
                 task = out.pop(number, None)
                 if task is None:
@@ -212,10 +219,9 @@ class Ledger:
                 credit.done(task.charge, len(task.payload))
                 again.append(self._conclude(task, *read_outcome(task, status, payload)))
             if status in _MEASURED:
-                spent.setdefault(kind, []).append(micros)
-        for kind, times in spent.items():
-            credit.measured(kind, sum(times), len(times))
-        for chunk in touched.values():
+                spent.add(kind, micros)
+        spent.add(None, 0)
+        for chunk in chunks:
             chunk.notify()
         return [retry for retry in again if retry is not None]
 
@@ -229,15 +235,15 @@ class Ledger:
         task = chunk.task(index)
         return self._conclude(task, *read_outcome(task, status, payload))
 
-    def _item_done(self, chunk: Chunk, index: int) -> None:
-        """Count an item as no longer out."""
+    def _item_done(self, chunk: Chunk) -> float:
+        """Count an item as no longer out; return its charge."""
         charge = chunk.charge / chunk.open
-        self.credit.done(charge, len(chunk.payloads[index]))
         chunk.charge -= charge
         chunk.open -= 1
         self._items -= 1
         if not chunk.open:
             del self._chunks[chunk.number >> INDEX_BITS]
+        return charge
 
     def lost(self, error: Callable[[], BaseException]) -> list[Again]:
         """Settle everything that is out: the gateway that had it is gone."""
@@ -248,7 +254,7 @@ class Ledger:
         for chunk in list(self._chunks.values()):
             for index in range(chunk.handed):
                 if chunk.is_open(index):
-                    self._item_done(chunk, index)
+                    self.credit.done(self._item_done(chunk), len(chunk.payloads[index]))
                     tasks.append(chunk.task(index))
         again = [self._conclude(task, None, error()) for task in tasks]
         return [retry for retry in again if retry is not None]
@@ -289,10 +295,8 @@ class Ledger:
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:
         """Nothing more will come: every open future fails, and no new one is taken."""
-        with self._lock:
-            self._refusal = error
-            queued = list(self._queue)
-            self._queue.clear()
+        self._refusal = error
+        queued = [self._queue.popleft() for _ in range(len(self._queue))]
         tasks = [*self._out.values(), *self._waiting.values()]
         chunks = {chunk.number: chunk for chunk in self._chunks.values()}
         for entry in queued:
@@ -308,3 +312,21 @@ class Ledger:
             resolve(task, None, error())
         for chunk in chunks.values():
             chunk.fail_open(error)
+
+
+class Spent:
+    """Adds up run times and tells the credit, once for tasks of one kind that follow each other."""
+
+    def __init__(self, credit: Credit) -> None:
+        self._credit = credit
+        self._kind: tuple[int, int] | None = None
+        self._micros = self._count = 0
+
+    def add(self, kind: tuple[int, int] | None, micros: int) -> None:
+        """Take in a run time; None ends the last kind."""
+        if kind != self._kind:
+            if self._kind is not None:
+                self._credit.measured(self._kind, self._micros, self._count)
+            self._kind, self._micros, self._count = kind, 0, 0
+        self._micros += micros
+        self._count += 1

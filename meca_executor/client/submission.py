@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..wire.calls import NO_DEFINITION, dumps
-from .chunks import Chunk, cut, failed, results
+from .chunks import Chunk, Map, cut, failed, results
 from .future import MecaFuture
 from .tasks import Registry, Task
 
@@ -60,12 +60,12 @@ class Submission:
         if options.container_ref is not None or options.retry.looks_at_results:
             return None
         self._ledger.check()
-        arrived, kind, chunks = threading.Condition(), (tag, reference), list[Chunk]()
+        mapped, kind, chunks = Map(self._numbers, threading.Condition()), (tag, reference), list[Chunk]()
         for part in cut(pickled_calls(fn if reference == NO_DEFINITION else None, calls)):
             if isinstance(part, Exception):
-                chunks.append(failed(part, arrived))
+                chunks.append(failed(part, mapped))
                 continue
-            chunks.append(Chunk(kind, options, part, arrived))
+            chunks.append(Chunk(kind, options, part, mapped))
             self._ledger.add(chunks[-1])
             self._link.wake()
         return results(chunks, deadline)

@@ -128,7 +128,7 @@ class Server:
         if (tap := environ.get(TAP)) is None:
             raise socketio.exceptions.ConnectionRefusedError(f"{proof.NAMESPACE} is for websockets only")
         connection = self._connections[sid] = Connection(sid, proof.make_nonce(), tap)
-        tap.on_failure = lambda: self._forget(connection)
+        tap.on_failure = partial(self._fail, connection)
         connection.deadline = asyncio.get_running_loop().call_later(PROOF_S, self._drop, connection)
         self._send(connection, proof.CHALLENGE, {"nonce": connection.nonce, "protocol": proof.PROTOCOL})
 
@@ -233,6 +233,11 @@ class Server:
     def _refuse(self, connection: Connection, refusal: Refusal) -> None:
         connection.closing = True
         self._send(connection, proof.REFUSED, {"code": refusal.code, "text": refusal.text})
+
+    def _fail(self, connection: Connection) -> None:
+        """A frame could not be sent: what the client did not get waits in its session until it comes back."""
+        self._forget(connection)
+        self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
         connection.closing = True

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -134,10 +135,14 @@ class Process:
         loop.add_reader(self._sock, self._readable)
         self._streams = {Status.STDOUT: self._popen.stdout, Status.STDERR: self._popen.stderr}
         self._raw = {Status.STDOUT: b"", Status.STDERR: b""}
+        self._printed = select.poll()
+        self._stream_of: dict[int, Status] = {}
         for stream, pipe in self._streams.items():
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
             loop.add_reader(pipe, self._drain, stream)
+            self._printed.register(pipe, select.POLLIN)
+            self._stream_of[pipe.fileno()] = stream
 
     def __repr__(self) -> str:
         return f"<Process {self.number} pid {self._popen.pid}>"
@@ -200,8 +205,7 @@ class Process:
         return True
 
     def _on_message(self, kind: Kind, batch: bytes) -> None:
-        self._drain(Status.STDOUT, to_end=True)
-        self._drain(Status.STDERR, to_end=True)
+        self._drain_printed()
         if kind is Kind.SETUP_FAILED:
             self._events.on_setup_failed(self.number, batch.decode("utf-8", "replace"))
             return
@@ -214,6 +218,13 @@ class Process:
                 self._taken = 0
         if outcomes.count:
             self._events.on_outcomes(self.number, outcomes)
+
+    def _drain_printed(self) -> None:
+        """Report what was printed so far, so that it goes before the results that come next."""
+        waiting = {self._stream_of[handle] for handle, _ in self._printed.poll(0)}
+        for stream, text in self._raw.items():
+            if text or stream in waiting:
+                self._drain(stream, to_end=True)
 
     def _drain(self, stream: Status, to_end: bool = False) -> None:
         """Take what the process wrote to its own stdout or stderr; whole lines unless `to_end`."""
@@ -239,6 +250,7 @@ class Process:
     def _close_stream(self, stream: Status) -> None:
         if (pipe := self._streams[stream]) is not None:
             self._loop.remove_reader(pipe)
+            self._printed.unregister(pipe)
             pipe.close()
             self._streams[stream] = None
 
@@ -255,6 +267,7 @@ class Process:
         if seen.generation == self._flushes and seen.filled > self._taken:
             batch = page.outbox(self.board, seen)[self._taken :]
             self._taken = seen.filled
+            self._drain_printed()
             self._events.on_outcomes(self.number, Outcomes.of(batch))
 
     # -- end --------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Worker:
         self._board = board
         self._definitions: dict[int, Callable[..., Any]] = {}
         self._references: dict[int, bytes] = {}
-        self._pid = os.getpid()
+        self._forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
         self.outbox = Outbox(sock, board)
 
     def run(self) -> None:
@@ -108,6 +109,9 @@ class Worker:
                 self._define(batch)
             elif kind is Kind.SETUP and not self._set_up(batch):
                 return
+
+    def _note_fork(self) -> None:
+        self._forked = True
 
     def _read(self) -> tuple[Kind, bytes] | None:
         prefix = self._pipe.read(PREFIX.size)
@@ -150,7 +154,7 @@ class Worker:
                 outbox.skip(task)
                 continue
             status, payload = self._run(reference, call)
-            if os.getpid() != self._pid:
+            if self._forked:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
             outbox.put(task, status, min(int((monotonic() - now) * 1e6), MICROS_MAX), payload)
@@ -213,7 +217,9 @@ def main(sock_fd: int, board_fd: int, owner: int) -> None:
     die_with_parent(owner)
     for stream in (sys.stdout, sys.stderr):
         # Whole lines at once, into pipes that the owner reads; what subprocesses write stands in order with it.
-        stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(  # type: ignore[union-attr]
+            line_buffering=True, write_through=False, encoding="utf-8", errors="backslashreplace"
+        )
     board = page.map_board(board_fd)
     os.close(board_fd)
     with socket.socket(fileno=sock_fd) as sock:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
 BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
-_BY_NAME = b"\x93"  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
+_BY_NAME = 0x93  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
 _by_value: frozenset[bytes] = frozenset({b"__main__"})  #: names not to pickle by reference; replaced, never changed

@@ -106,11 +106,9 @@ class Outcomes(NamedTuple):
 
 def encode(records: Iterable[Record]) -> bytes:
     """Return the batch of these records, in their order."""
-    parts: list[bytes] = []
-    for id_, tag, ref, payload in records:
-        parts.append(pack_header(id_, tag, ref, len(payload)))
-        parts.append(payload)
-    return b"".join(parts)
+    return b"".join(
+        [part for id_, tag, ref, payload in records for part in (pack_header(id_, tag, ref, len(payload)), payload)]
+    )
 
 
 def decode(batch: bytes) -> list[Record]:

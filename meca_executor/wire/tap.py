@@ -8,11 +8,12 @@ connecting, the proof's events, pings, the end.
 from __future__ import annotations
 
 import asyncio
+import types
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 
 class Tap:
@@ -44,20 +45,20 @@ class Tap:
         if self._draining is not None:
             self._outgoing.append(frame)
             return
-        # It is written in the coroutine's first step, which here needs no turn of the loop.
+        # It is written in the coroutine's first step, mostly its only one: no turn of the loop is needed.
         sending = self._ws.send_bytes(frame)
         try:
-            sending.send(None)
+            waits_for = sending.send(None)
         except StopIteration:
             return
         except (OSError, RuntimeError):  # closing, or reset
             self.on_failure()
             return
-        sending.close()  # it is written; what it waited for, the others wait for
-        self._draining = asyncio.get_running_loop().create_task(self._drain())
+        self._draining = asyncio.get_running_loop().create_task(self._drain(_go_on(sending, waits_for)))
 
-    async def _drain(self) -> None:
+    async def _drain(self, first: Awaitable[None]) -> None:
         try:
+            await first
             while self._outgoing:
                 await self._ws.send_bytes(self._outgoing.popleft())
         except (OSError, RuntimeError):
@@ -70,3 +71,18 @@ class Tap:
         """Wait until all was given to the system, at most so many seconds."""
         if self._draining is not None:
             await asyncio.wait([self._draining], timeout=timeout)
+
+
+@types.coroutine
+def _go_on(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on, in a task, with a coroutine that was begun outside of one and waits for something."""
+    try:
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                waits_for = coroutine.throw(error)
+            else:
+                waits_for = coroutine.send(value)
+    except StopIteration:
+        return

@@ -148,7 +148,7 @@ def test_an_error_shows_where_it_was_raised(pool: Executor) -> None:
 
 def test_the_first_error_in_order_is_the_one_raised(pool: Executor) -> None:
     """A later item that fails sooner does not come before it."""
-    results = pool.map(tasks.divide, [1] * 100, [1] * 10 + [0] + [1] * 50 + [None] + [1] * 38, timeout=LIMIT)  # type: ignore[list-item]
+    results = pool.map(tasks.divide, [1] * 100, [1] * 10 + [0] + [1] * 50 + [None] + [1] * 38, timeout=LIMIT)
     assert take(results, 10) == [1.0] * 10
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -286,7 +286,7 @@ def test_arguments_are_those_at_the_call(make: Callable[..., Executor], room: Ro
     maps: list[Iterator[Any]] = [
         pool.map(tasks.echo, items, timeout=LIMIT),
         pool.map(thing.plus, range(100), timeout=LIMIT),
-        pool.map(functools.partial(tasks.multiply, y=numbers), range(100), timeout=LIMIT),
+        pool.map(functools.partial(tasks.capture, numbers), range(100), timeout=LIMIT),
         pool.map(lambda n: (n, numbers), range(100), timeout=LIMIT),
     ]
     numbers.append(2)
@@ -296,7 +296,7 @@ def test_arguments_are_those_at_the_call(make: Callable[..., Executor], room: Ro
     room.open()
     assert list(maps[0]) == [[n] for n in range(100)]
     assert list(maps[1]) == [n + 1 for n in range(100)]
-    assert list(maps[2]) == [[1] * n for n in range(100)]
+    assert list(maps[2]) == [(([1], n), {}) for n in range(100)]
     assert list(maps[3]) == [(n, [1]) for n in range(100)]
 
 
