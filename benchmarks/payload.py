@@ -81,8 +81,6 @@ def measure_put(peer: Peer, options: Options) -> Figures:
     array = array_of(PUT_MIB)
     count = min(options.tasks, PUT_TASKS)
     with peer.load()(max_workers=options.workers) as executor:
-        if not hasattr(executor, "put"):
-            raise Missing(f"{peer.name} has no put()")
         warm_up(executor, 20)
 
         def once_and_tasks() -> list[Any]:

@@ -33,6 +33,7 @@ class Welcome(NamedTuple):
     window_bytes: int
     message: int  #: bytes that a task or a result may have
     python: str
+    memory: tuple[str | None, str | None]  #: where its memory can be read, and what it read in ours
 
 
 class Connection:

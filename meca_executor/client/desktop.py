@@ -207,6 +207,9 @@ class Desktop:
                 self._unanswered.remove(offer)
             self._settle(offer, Status.LOST, f"the desktop app did not take the task within {OFFLOADED_S:g} s".encode())
 
+    def tidy(self) -> None:
+        """Nothing: functions do not run there, so no object was sent."""
+
     def kill(self, task: int) -> None:
         """Let go of a task; the app has no way to end it."""
         if (offer := self._open.get(task)) is not None:

@@ -47,6 +47,7 @@ class Host(Protocol):
     registry: Registry
     endpoint: str | None
     slots: int
+    shares: bool  #: large payloads may go through shared memory
     apps: dict[str, str]  #: apps named since the last hand-over
 
     def settled(self, records: list[Record]) -> None:
@@ -80,6 +81,9 @@ class Driver(Protocol):
 
     def hand_over(self, tasks: list[Task]) -> None:
         """Send tasks; each comes back in `Host.settled` or `Host.attempts_lost`."""
+
+    def tidy(self) -> None:
+        """Tell of objects that are mentioned no more."""
 
     def kill(self, task: int) -> None:
         """Have a task ended that was handed over."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
+    from .handles import Handle
     from .output import Sink
 
 
@@ -295,6 +296,18 @@ class MecaExecutor(Executor):
         )
         view._tag = self._registry.options_number(view._options)
         return view
+
+    def put(self, value: T) -> Handle[T]:
+        """Send a large object once, and return a handle to pass to many tasks in its place.
+
+        The object is pickled before this returns. On one machine it then lies in shared memory; else it is
+        sent when the first task needs it, once to the gateway and from there once to each worker.
+
+        Raises:
+            RuntimeError: As `submit`.
+            SharedMemoryFull: There is no room for it.
+        """
+        return self._submission.put(value)
 
     def offload_task(
         self,

@@ -93,7 +93,7 @@ class MecaFuture(Future[T]):
         """Return what the call returned; waits for it.
 
         Raises:
-            CancelledError: The task was cancelled.
+            concurrent.futures.CancelledError: The task was cancelled.
             TimeoutError: It has no outcome after `timeout` seconds.
             Exception: What the call raised, or why it has no result.
         """

@@ -10,10 +10,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TaskKilled
-from ..wire.classes import loads_at_home
+from ..wire.payloads import in_frame
 from ..wire.records import Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
-from .outcomes import read_outcome, resolve
+from .outcomes import read_outcome, resolve, value_of
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -115,6 +115,14 @@ class Ledger:
     def refuse_functions(self, error: Callable[[], BaseException]) -> None:
         """Containers only from now on (the gateway's Python differs)."""
         self._functions_refused = error
+
+    def put_into_frames(self) -> None:
+        """The gateway cannot read our memory: what was put there travels by itself."""
+        for task in (*self._queue, *self._waiting.values()):
+            if isinstance(task, Task):
+                task.payload = in_frame(task.payload)
+            else:
+                task.payloads = [in_frame(payload) for payload in task.payloads]
 
     def next_batch(self, now: float) -> list[Task | Slice]:
         """Take from the queue what may be handed over now, at most a frame's worth."""
@@ -228,7 +236,7 @@ class Ledger:
     def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes) -> Again | None:
         if status == _OK:
             try:
-                chunk.set(index, loads_at_home(payload))
+                chunk.set(index, value_of(payload))
                 return None
             except BaseException as error:  # unpickling runs the user's code: whatever it raises is this item's
                 return self._conclude(chunk.task(index), None, error)

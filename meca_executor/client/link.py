@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import ExecutorClosed, GatewayLost, GatewayUnreachable, InitializerFailed, MecaError
+from ..wire import segments
 from ..wire.records import Status
 from .driver import OtherDialect
 from .native import Native
@@ -44,6 +45,7 @@ class Link:
         self.settings = settings
         self.endpoint = settings.endpoint
         self.slots = 0
+        self.shares = gateway is not None and segments.available()
         self.apps: dict[str, str] = {}
         self.state = "connecting"
         self._driver: Driver = Native(self, gateway)
@@ -224,6 +226,7 @@ class Link:
         if self.state == "connected":
             while batch := self.ledger.next_batch(time.monotonic()):
                 self._driver.hand_over(batch)
+            self._driver.tidy()
         elif self._closing:
             self.ledger.drop_cancelled()
         if self._closing and self.ledger.idle:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import GatewayLost, ProtocolMismatch
 from ..settings import KeyPair
-from ..wire import proof
+from ..wire import proof, segments
+from ..wire.payloads import in_frame
 from ..wire.records import Definition, Kind, Status, decode, encode
 from ..wire.stream import Stream
 from .chunks import Slice
@@ -44,6 +45,7 @@ class Native:
         self._sent_references = 1
         self._sent_options = 0
         self._sent_path: list[str] = []
+        self._sent_objects: set[int] = set()
         self._connection: Connection | None = None
         self._max_message = 0
         self._restarted_at: float | None = None
@@ -63,11 +65,18 @@ class Native:
             "max_workers": self._host.settings.max_workers,
             "max_tasks_per_child": self._host.settings.max_tasks_per_child,
         }
+        probe = segments.Probe() if segments.available() else None
+        if probe is not None:
+            hello["memory"] = probe.offer()
         try:
             welcome = await connection.open(keys, hello, limit)
+            self._host.shares = share_memory(probe, welcome)
         except BaseException:
             await connection.close()
             raise
+        finally:
+            if probe is not None:
+                probe.close()
         self._connection = connection
         self._on_welcome(welcome)
         connection.begin()
@@ -108,7 +117,13 @@ class Native:
         """A gateway that does not know us: what another one had is lost with it."""
         self._stream = Stream()
         self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
-        environment = json.dumps(worker_environment(embedded=self._gateway is not None)).encode()
+        self._sent_objects = set()
+        if not self._host.shares:
+            self._host.ledger.put_into_frames()
+            for number, payload in list(self._host.registry.objects.items()):
+                self._host.registry.objects[number] = in_frame(payload)
+        fields = worker_environment(embedded=self._gateway is not None) | {"share": self._host.shares}
+        environment = json.dumps(fields).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
         self._host.attempts_lost(f"the gateway at {self._host.endpoint} ended while it had the task")
 
@@ -157,6 +172,7 @@ class Native:
             new = range(self._sent_options, len(options))
             self._tell(Kind.OPTIONS, encode((number, 0, 0, options[number].wire()) for number in new))
             self._sent_options = new.stop
+        self.tidy()
         number, _, _, payload = batch[-1].calls[-1]
         if len(payload) > self._max_message:  # one that large ends its batch
             told = f"the call has {len(payload):,} bytes, and the gateway takes {self._max_message:,}"
@@ -164,6 +180,18 @@ class Native:
             batch = without_last(batch)
         if batch:
             self._tell(Kind.TASKS, encode(groups(batch)))
+
+    def tidy(self) -> None:
+        """Tell of objects that are new, and of those that are gone."""
+        objects, sent = self._host.registry.objects, self._sent_objects
+        if not objects and not sent:
+            return
+        present = dict(objects)
+        if gone := sent - present.keys():
+            self._tell(Kind.DEFINE, encode((number, Definition.FORGET, 0, b"") for number in gone))
+        for number in present.keys() - sent:
+            self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
+        self._sent_objects = set(present)
 
     def kill(self, task: int) -> None:
         """Have the gateway end a task."""
@@ -185,6 +213,10 @@ class Native:
             message = stream.receive(frame)
             if message is not None and message.kind is Kind.RESULTS:
                 self._host.settled(decode(message.body))
+            elif message is not None and message.kind is Kind.SHARED:
+                records = decode(message.body)
+                self._host.settled(records)
+                self._tell(Kind.RELEASE, encode((0, 0, 0, payload) for _, _, _, payload in records))
         except Exception as error:  # also a defect of ours: the same frame would come again and again
             why = f"the gateway at {self._host.endpoint} sent what cannot be taken in: {error!r}"
             self._host.give_up(GatewayLost(why))
@@ -198,6 +230,12 @@ class Native:
     def _acknowledge(self) -> None:
         if self._stream.ack_owed:
             self._transmit(self._stream.acknowledge())
+
+
+def share_memory(probe: segments.Probe | None, welcome: Welcome) -> bool:
+    """Whether this process and the gateway's can read each other's memory."""
+    theirs, ours = welcome.memory
+    return probe is not None and probe.accepts(ours) and theirs is not None and segments.answer(theirs) is not None
 
 
 def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:

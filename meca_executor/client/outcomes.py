@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..wire.calls import load_exception
 from ..wire.classes import loads_at_home
+from ..wire.payloads import is_plain, opened
 from ..wire.records import Status
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseExce
     """Return the value or the error that a record says."""
     try:
         if status == _OK:
-            return loads_at_home(payload), None
+            return value_of(payload), None
         if status == Status.RAISED:
             return None, load_exception(payload)
         if status == Status.REPLY and task.decode is not None:
@@ -72,3 +73,8 @@ def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseExce
     if isinstance(failure, ContainerFailed):
         failure.lost = status == Status.CONTAINER_LOST
     return None, failure
+
+
+def value_of(payload: bytes) -> Any:
+    """Return what a call returned."""
+    return loads_at_home(payload) if is_plain(payload) else loads_at_home(*opened(payload))

@@ -7,9 +7,10 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
-from ..wire.calls import NO_DEFINITION, dumps
+from ..wire.payloads import dump_call
 from .chunks import Chunk, Map, cut, failed, results
 from .future import MecaFuture
+from .handles import Handle, mentioned
 from .tasks import Registry, Task
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Submission:
             return self._call_in_container(options, options.container_ref, fn, args, kwargs)
         future: MecaFuture[Any] = MecaFuture()
         try:
-            payload = dumps((args, kwargs) if reference else (fn, args, kwargs))
+            payload = self._payload(None if reference else fn, args, kwargs)
         except Exception as error:
             return self._failed(future, error)
         return self._queue(future, payload, (tag, reference), options, None)
@@ -61,7 +62,7 @@ class Submission:
             return None
         self._ledger.check()
         mapped, kind, chunks = Map(self._numbers, threading.Condition()), (tag, reference), list[Chunk]()
-        for part in cut(pickled_calls(fn if reference == NO_DEFINITION else None, calls)):
+        for part in cut(self._payloads(None if reference else fn, calls)):
             if isinstance(part, Exception):
                 chunks.append(failed(part, mapped))
                 continue
@@ -69,6 +70,27 @@ class Submission:
             self._ledger.add(chunks[-1])
             self._link.wake()
         return results(chunks, deadline)
+
+    def put(self, value: Any) -> Handle[Any]:
+        """Keep an object for tasks to come."""
+        self._ledger.check()
+        return Handle(value, self._registry, self._link.shares, self._link.wake)
+
+    def _payload(self, fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        if not self._registry.objects:
+            return dump_call(fn, args, kwargs, self._link.shares)
+        with mentioned(self._registry) as keep:
+            return keep(dump_call(fn, args, kwargs, self._link.shares))
+
+    def _payloads(
+        self, fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[bytes | Exception]:
+        """Return the payloads of a map's calls, with their function where it is given; or why one has none."""
+        for args in calls:
+            try:
+                yield self._payload(fn, args, {})
+            except Exception as error:
+                yield error
 
     def container(
         self, options: TaskOptions, container: Container, data: Any = "", *, task_id: str | None = None
@@ -127,12 +149,3 @@ class Submission:
         future.claim()
         future.set_exception(error)
         return future
-
-
-def pickled_calls(fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]) -> Iterator[bytes | Exception]:
-    """Return the payloads of a map's calls, with their function where it is given; or why one has none."""
-    for args in calls:
-        try:
-            yield dumps((args, {}) if fn is None else (fn, args, {}))
-        except Exception as error:
-            yield error

@@ -66,6 +66,7 @@ class Registry:
         self._options: dict[bytes, int] = {}
         self.references: list[bytes] = [b""]  #: definition id -> pickled reference
         self.options: list[TaskOptions] = []  #: options id -> options
+        self.objects: dict[int, bytes] = {}  #: payloads of what was `put`, by the handles' numbers
 
     def function_number(self, fn: Callable[..., Any]) -> int:
         """Return the definition id of an importable function; 0 for one that travels with its calls."""

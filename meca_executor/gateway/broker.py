@@ -15,7 +15,7 @@ from ..policy import batching
 from ..wire.records import Definition, Record, Status, decode, encode
 from .groups import Group, group_of
 from .roster import Roster, without_void
-from .tasks import BrokerSession, BrokerWorker, Instruction, Options, Pool, Report, Run
+from .tasks import BrokerSession, BrokerWorker, Forget, Instruction, Options, Pool, Report, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,7 @@ class Broker:
             return []
         gone.queue.clear()
         gone.queued = 0
+        self._forget(set(gone.objects))
         pool = gone.pool
         pool.sessions -= 1
         if not pool.sessions:
@@ -92,6 +93,22 @@ class Broker:
             self._definitions.append((number, *definition[1:]))
         return number
 
+    def put(self, session: str, number: int, payload: bytes) -> None:
+        """Learn an object that calls of a session mention."""
+        self.sessions[session].objects[number] = (number, int(Definition.OBJECT), 0, payload)
+
+    def forget(self, session: str, number: int) -> list[Instruction]:
+        """Have an object forgotten."""
+        self.sessions[session].objects.pop(number, None)
+        self._forget({number})
+        return self._flush()
+
+    def _forget(self, numbers: set[int]) -> None:
+        for worker in self.workers.values():
+            if (had := worker.objects & numbers) and not worker.retired and worker.ending is None:
+                worker.objects -= had
+                self._roster.out.append(Forget(worker.id, sorted(had)))
+
     def set_options(self, session: str, number: int, options: Options) -> None:
         """Learn an options id of a session."""
         self.sessions[session].options[number] = options
@@ -107,7 +124,7 @@ class Broker:
         """Queue calls, in groups `(count, options id, definition id, batch)`; each gets one outcome in a `Report`.
 
         Raises:
-            MalformedBatch: A group is not what it says.
+            ValueError: A group is not what it says (`MalformedBatch`).
         """
         self._roster.now = now
         session = self.sessions[session_id]
@@ -184,7 +201,7 @@ class Broker:
         if outcomes.plain and not worker.void and are_alike(groups, outcomes.count, worker.session):
             self._passed_on(groups[0], outcomes)
         else:
-            self._looked_through(worker, first, groups, outcomes.batch)
+            self._looked_through(worker, first, groups, outcomes)
         self._roster.check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
@@ -197,9 +214,9 @@ class Broker:
         session = group.session
         assert session is not None
         self._measured(session, group.kind, outcomes.micros, outcomes.count)
-        self._roster.out.append(Report(session.id, outcomes.batch))
+        self._roster.out.append(Report(session.id, outcomes.batch, outcomes.shared))
 
-    def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], batch: bytes) -> None:
+    def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], outcomes: Outcomes) -> None:
         """Outcomes one by one: some were skipped, or are of no interest any more."""
         open_ = {
             part.ordinal + at: part
@@ -211,7 +228,7 @@ class Broker:
         done: list[Record] = []
         spent: dict[tuple[int, int], list[int]] = {}
         skipped: list[Group] = []
-        for ordinal, record in enumerate(decode(batch), first):
+        for ordinal, record in enumerate(decode(outcomes.batch), first):
             if (group := open_.get(ordinal)) is None:
                 continue
             if record[1] == Status.SKIPPED:
@@ -222,7 +239,8 @@ class Broker:
         if (session := worker.session) is not None:
             for kind, times in spent.items():
                 self._measured(session, kind, sum(times), len(times))
-            self._report(session, done)
+            if done:
+                self._roster.out.append(Report(session.id, encode(done), outcomes.shared))
             session.queue.extendleft(reversed(skipped))
             session.queued += len(skipped)
 
@@ -347,6 +365,8 @@ class Broker:
         worker.session = session
         session.workers[worker.id] = session.workers.get(worker.id, 0) + count
         definitions = [self._definitions[number] for number in sorted(needed)]
+        definitions += [session.objects[number] for number in session.objects.keys() - worker.objects]
+        worker.objects |= session.objects.keys()
         self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches)))
 
     def _fail_pool(self, pool: Pool, text: str) -> None:

@@ -7,9 +7,11 @@ frames wait, and after a reconnect they are sent again from where the client had
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
@@ -17,12 +19,13 @@ from ..policy.placement import why_never
 from ..wire import proof
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
 from ..wire.stream import Message, Stream
-from .tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
+from .tasks import Forget, Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .broker import Broker
+    from ..wire.payloads import Held
     from ..wire.records import Outcomes
     from .ports import ContainerRuntime, WorkerRuntime
 
@@ -52,6 +55,13 @@ class Session:
     containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
+
+    @property
+    def unfetched(self) -> int:
+        """Bytes of results that the client has not taken."""
+        shared = sum(held.segment.size for held in self.shared.values() if held.segment is not None)
+        return self.stream.unacked_bytes + shared
 
 
 class SessionRefused(MecaError):
@@ -79,7 +89,7 @@ class Hub:
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
         self._looking = False
-        self._outbox: dict[str, list[bytes]] = {}
+        self._outbox: dict[str, list[tuple[Kind, bytes]]] = {}
 
     def start(self, workers: WorkerRuntime, count: int) -> None:
         """Take the runtime into service and start `count` workers."""
@@ -127,6 +137,7 @@ class Hub:
             return
         log.info("session %s ends", session.id)
         session.send = None
+        session.shared.clear()
         if session.expiry is not None:
             session.expiry.cancel()
         for call in list(session.calls.values()):
@@ -148,7 +159,7 @@ class Hub:
             self._transmit(session, session.stream.acknowledge())
         elif session.stream.ack_owed:
             self._loop.call_later(ACK_S, self._acknowledge, session)
-        if session.paused and session.stream.unacked_bytes < PAUSE_BYTES // 2:
+        if session.paused and session.unfetched < PAUSE_BYTES // 2:
             session.paused = False
             self._do(self._broker.pause(session.id, False))
 
@@ -174,11 +185,18 @@ class Hub:
             for number, what, _, definition in decode(body):
                 if what == Definition.PATH:
                     self._broker.set_path(session.id, definition)
+                elif what == Definition.OBJECT:
+                    self._broker.put(session.id, number, definition)
+                elif what == Definition.FORGET:
+                    self._do(self._broker.forget(session.id, number))
                 else:
                     self._broker.define(session.id, number, definition)
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
                 self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
+        elif kind is Kind.RELEASE:
+            for _, _, _, reference in decode(body):
+                session.shared.pop(reference, None)
         elif kind is Kind.KILL:
             for number, _, _, _ in decode(body):
                 self._kill(session, number)
@@ -309,6 +327,10 @@ class Hub:
                 workers.spawn(todo.worker)
             elif isinstance(todo, Setup):
                 workers.send(todo.worker, Kind.SETUP, todo.batch)
+            elif isinstance(todo, Forget):
+                workers.send(
+                    todo.worker, Kind.DEFINE, encode((number, Definition.FORGET, 0, b"") for number in todo.numbers)
+                )
             elif isinstance(todo, Revoke):
                 workers.revoke(*todo)
             elif isinstance(todo, Stop):
@@ -324,19 +346,23 @@ class Hub:
         self._workers.look()
         self._do([])
 
-    def _report(self, session_id: str, batch: bytes) -> None:
-        """Collect records for a session; those of one turn of the loop travel in one message."""
+    def _report(self, session_id: str, batch: bytes, shared: Held | None = None) -> None:
+        """Collect records for a session; those of one turn of the loop travel in few messages."""
         if not self._outbox:
             self._loop.call_soon(self._flush)
-        self._outbox.setdefault(session_id, []).append(batch)
+        kind = Kind.RESULTS if shared is None else Kind.SHARED
+        if shared is not None and (session := self.sessions.get(session_id)) is not None:
+            session.shared[bytes(shared)] = shared
+        self._outbox.setdefault(session_id, []).append((kind, batch))
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
         for session_id, batches in outbox.items():
             session = self.sessions.get(session_id)
             if session is not None:
-                self.tell(session, Kind.RESULTS, b"".join(batches))
-                if not session.paused and session.stream.unacked_bytes > PAUSE_BYTES and session.opened:
+                for kind, alike in itertools.groupby(batches, itemgetter(0)):
+                    self.tell(session, kind, b"".join([batch for _, batch in alike]))
+                if not session.paused and session.unfetched > PAUSE_BYTES and session.opened:
                     session.paused = True
                     self._broker.pause(session_id, True)
 
@@ -356,7 +382,7 @@ class Hub:
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())
-            unfetched = any(s.stream.unacked_bytes for s in self.sessions.values() if s.send is not None)
+            unfetched = any(s.unfetched for s in self.sessions.values() if s.send is not None)
             if not running and not unfetched and not busy_elsewhere():
                 return True
             await asyncio.sleep(LOOK_S)

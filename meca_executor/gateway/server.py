@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from aiohttp import web
 
-from ..wire import proof
+from ..wire import proof, segments
 from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
 from .hub import Hub, Session, SessionRefused, limits
@@ -88,6 +88,7 @@ class Server:
         serve_taps(self._sio.eio)
         self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
         self._runner: web.AppRunner | None = None
+        self._probe = segments.Probe() if segments.available() else None  # shows a client that it can read our memory
 
     async def listen(self, host: str, port: int) -> int:
         """Start to serve; returns the port, which is a free one for 0.
@@ -117,6 +118,8 @@ class Server:
         if self._front is not None:
             self._front.close()
         await self._sio.shutdown()
+        if self._probe is not None:
+            self._probe.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -206,6 +209,7 @@ class Server:
             "received": session.stream.received,
             "slots": slots,
             "python": platform.python_version(),
+            "memory": [self._probe and self._probe.offer(), segments.answer(str(hello.get("memory", "")))],
             **limits(),
         }
         return proof.to_text(fields)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .groups import Flight, Group
 
 if TYPE_CHECKING:
+    from ..wire.payloads import Held
     from ..wire.records import Record, Status
 
 
@@ -65,6 +66,7 @@ class BrokerSession:
     options: dict[int, Options] = field(default_factory=dict)
     path: int = 0  #: definition of its changed import path; 0: as in the pool's setup
     definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
+    objects: dict[int, Record] = field(default_factory=dict)  #: its objects' definitions, by number
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
@@ -87,6 +89,7 @@ class BrokerWorker:
     placed_at: float = 0.0  #: when its pool got it
     idle_since: float = 0.0
     known: set[int] = field(default_factory=set)  #: definitions that it has
+    objects: set[int] = field(default_factory=set)  #: objects that it has, by number
     revoked: tuple[int, int] = (0, 0)
     reclaiming: bool = False  #: a revocation was told and is not yet counted
     ending: tuple[int, Status, str] | None = None  #: it is being killed for this ordinal, whose outcome this is
@@ -116,6 +119,13 @@ class Run(NamedTuple):
     calls: bytes  #: a batch of (task id, 0, 0, call)
 
 
+class Forget(NamedTuple):
+    """Tell a worker that objects are mentioned no more."""
+
+    worker: int
+    numbers: list[int]
+
+
 class Revoke(NamedTuple):
     """Tell a worker to leave ordinals start .. stop - 1 alone."""
 
@@ -141,6 +151,7 @@ class Report(NamedTuple):
 
     session: str
     batch: bytes
+    shared: Held | None = None  #: the payload of its one record, in shared memory
 
 
-Instruction = Spawn | Setup | Run | Revoke | Stop | Kill | Report
+Instruction = Spawn | Setup | Run | Forget | Revoke | Stop | Kill | Report

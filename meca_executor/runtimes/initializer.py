@@ -11,6 +11,8 @@ import io
 import pickle
 from typing import Any
 
+from ..wire.payloads import is_plain, opened
+
 _MARK = b"_function_setstate"
 _MAIN = "__main__"
 _MISSING = object()
@@ -28,11 +30,12 @@ def run(initializer: bytes) -> None:
         _made.update((name, value) for name, value in names.items() if old.get(name, _MISSING) is not value)
 
 
-def loads(data: bytes) -> Any:
-    """Return the object; functions of `__main__` see what the initializer set."""
-    if not _made or _MARK not in data:
-        return pickle.loads(data)
-    loader = _Unpickler(io.BytesIO(data))
+def load(payload: bytes) -> Any:
+    """Return the value of a payload; functions of `__main__` see what the initializer set."""
+    data, buffers = (payload, None) if is_plain(payload) else opened(payload)
+    if not _made or _MARK not in bytes(data):
+        return pickle.loads(data, buffers=buffers)
+    loader = _Unpickler(io.BytesIO(data), buffers)
     value = loader.load()
     for names in loader.globals:
         names.update(_made)
@@ -42,8 +45,8 @@ def loads(data: bytes) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Notes the globals of the main module's functions."""
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
+    def __init__(self, file: io.BytesIO, buffers: list[memoryview] | None = None) -> None:
+        super().__init__(file, buffers=buffers)
         self.globals: list[dict[str, Any]] = []
 
     def find_class(self, module: str, name: str) -> Any:

@@ -19,7 +19,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..wire.records import Kind, Outcomes, Status
+from ..wire.payloads import held_by
+from ..wire.records import Kind, Outcomes, Status, decode, encode
+from ..wire.segments import Segment
 from . import board as page
 from .pipe import SUMMARY, Reader, framed
 
@@ -30,6 +32,7 @@ log = logging.getLogger("meca.gateway")
 
 STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
 READ_BYTES = 1 << 20
+MOST_HANDLES = 8  #: descriptors in one read; a worker sends one with a message
 ROOT = str(Path(__file__).resolve().parents[2])
 CODE = (
     "import sys; sys.path[:] = filter(None, sys.path); {root!r} in sys.path or sys.path.append({root!r}); "
@@ -122,6 +125,7 @@ class Process:
         self._flushes = 0  # outboxes received
         self._taken = 0  # bytes of the present outbox that a look took
         self._last_look = page.Look(0, 0.0, 0, 0)
+        self._handles: deque[int] = deque()  # descriptors that came, for the messages that tell of them
         self._reader = Reader(self._on_message)
         handle = page.make_file()
         try:
@@ -186,13 +190,18 @@ class Process:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(READ_BYTES)
+            data = self._receive()
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data or not self._fed(data):
             self._loop.remove_reader(self._sock)
+
+    def _receive(self) -> bytes:
+        data, handles, _, _ = socket.recv_fds(self._sock, READ_BYTES, MOST_HANDLES)
+        self._handles.extend(handles)
+        return data
 
     def _fed(self, data: bytes) -> bool:
         """Take in what a worker sent; one that sends garbage is ended."""
@@ -211,13 +220,25 @@ class Process:
             return
         micros, count, plain = SUMMARY.unpack_from(batch)
         outcomes = Outcomes(batch[SUMMARY.size :], count, micros, bool(plain))
-        if kind is Kind.RESULTS:
+        if kind is Kind.SHARED:
+            outcomes = self._adopted(outcomes)
+        elif kind is Kind.RESULTS:
             self._flushes += 1
             if self._taken:  # some of them stood in the outbox when it was looked at
                 outcomes = Outcomes.of(outcomes.batch[self._taken :])
                 self._taken = 0
         if outcomes.count:
             self._events.on_outcomes(self.number, outcomes)
+
+    def _adopted(self, outcomes: Outcomes) -> Outcomes:
+        """Return an outcome in shared memory as one that this process has, so that it outlives its worker."""
+        ((task, status, micros, _),) = decode(outcomes.batch)
+        try:
+            held = held_by(Segment.adopt(self._handles.popleft()))
+        except (IndexError, OSError) as error:  # it was dropped on its way: no descriptor is left
+            told = f"the gateway could not take a large result: {error}; it has too many of them, or open files"
+            return Outcomes(encode([(task, int(Status.LOST), micros, told.encode())]), 1, micros, plain=True)
+        return Outcomes(encode([(task, status, micros, held)]), 1, micros, plain=True, shared=held)
 
     def _drain_printed(self) -> None:
         """Report what was printed so far, so that it goes before the results that come next."""
@@ -304,7 +325,7 @@ class Process:
         if self._stopping is not None:
             self._stopping.cancel()
         with contextlib.suppress(OSError):
-            while (data := self._sock.recv(READ_BYTES)) and self._fed(data):
+            while (data := self._receive()) and self._fed(data):
                 pass
         seen = page.look(self.board)
         self._take(seen)
@@ -314,6 +335,8 @@ class Process:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
+        while self._handles:
+            os.close(self._handles.popleft())
         self.board.close()
         self._events.on_end(self.number, seen.started, how)
 

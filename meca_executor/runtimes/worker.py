@@ -15,10 +15,12 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..wire.calls import NO_DEFINITION, dump_exception, dumps
+from ..wire import objects
+from ..wire.calls import NO_DEFINITION, dump_exception
+from ..wire.payloads import Held, dump
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
 from . import board as page
-from .initializer import loads
+from .initializer import load
 from .initializer import run as run_initializer
 from .lifeline import die_with_parent
 from .pipe import PREFIX, SUMMARY, framed
@@ -48,6 +50,9 @@ class Outbox:
     def put(self, task: int, status: Status, micros: int, payload: bytes) -> None:
         """Add a record; one that is larger than the outbox goes out at once, behind what is there."""
         size = HEADER_BYTES + len(payload)
+        if type(payload) is Held:
+            self._put_shared(task, status, micros, payload)
+            return
         if self._filled + size > page.OUTBOX_BYTES:
             self.flush()
         header = pack_header(task, status, micros, len(payload))
@@ -61,6 +66,16 @@ class Outbox:
         self._count += 1
         self._micros += micros
         page.pack_u64(self._board, 40, self._filled)
+
+    def _put_shared(self, task: int, status: Status, micros: int, payload: Held) -> None:
+        """Send an outcome whose payload is in shared memory, and the memory's descriptor with it."""
+        assert payload.segment is not None
+        self.flush()
+        batch = SUMMARY.pack(micros, 1, 1) + pack_header(task, status, micros, len(payload)) + payload
+        message = framed(Kind.SHARED, batch)
+        sent = socket.send_fds(self._sock, [message], [payload.segment.fileno()])
+        self._sock.sendall(message[sent:])
+        payload.segment.close()
 
     def skip(self, task: int) -> None:
         """Say that a call was left alone."""
@@ -90,6 +105,7 @@ class Worker:
     """The loop and what it needs."""
 
     def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
+        self._share = False  #: this machine is the client's, too
         self._pipe = sock.makefile("rb", buffering=1 << 18)
         self._board = board
         self._definitions: dict[int, Callable[..., Any]] = {}
@@ -125,12 +141,18 @@ class Worker:
         for number, what, _, definition in decode(batch):
             if what == Definition.PATH:
                 apply_environment({"path": json.loads(definition)})
+            elif what == Definition.OBJECT:
+                objects.hold(number, definition)
+            elif what == Definition.FORGET:
+                objects.drop(number)
             else:
                 self._references[number] = definition
 
     def _set_up(self, batch: bytes) -> bool:
         environment, initializer = (payload for _, _, _, payload in decode(batch))
-        apply_environment(json.loads(environment))
+        fields = json.loads(environment)
+        apply_environment(fields)
+        self._share = bool(fields.get("share"))
         if initializer:
             try:
                 run_initializer(initializer)
@@ -163,15 +185,15 @@ class Worker:
     def _run(self, reference: int, call: bytes) -> Outcome:
         try:
             if reference == NO_DEFINITION:
-                fn, args, kwargs = loads(call)
+                fn, args, kwargs = load(call)
             else:
                 fn = self._definition(reference)
-                args, kwargs = loads(call)
+                args, kwargs = load(call)
             value = fn(*args, **kwargs)
         except BaseException as error:
             return raised(error)
         try:
-            return Status.OK, dumps(value)
+            return Status.OK, dump(value, self._share)
         except BaseException as error:
             return raised(error)
 
@@ -179,7 +201,7 @@ class Worker:
         fn = self._definitions.get(number)
         if fn is None:
             # Loaded at first use: a module that cannot be imported is then the task's error.
-            fn = self._definitions[number] = loads(self._references[number])
+            fn = self._definitions[number] = load(self._references[number])
         return fn
 
 

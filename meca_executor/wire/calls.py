@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TaskFailed
 from .classes import loads_at_home
+from .parcels import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,22 +56,37 @@ def dumps(value: object) -> bytes:
     try:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
-        return _dumps_by_value(value)
-    if _BY_NAME not in data:  # plain data: by far the most calls
-        return data
-    if _modules_now() != _modules_seen:
-        _find_made_modules()
-    for name in _by_value:
-        if name in data:
-            return _dumps_by_value(value)
-    return data
+        return _dumps_by_value(value, None)
+    return _dumps_by_value(value, None) if _names_ours(data) else data
 
 
-def _dumps_by_value(value: object) -> bytes:
+def pickled(value: object) -> tuple[bytes, list[memoryview]]:
+    """Return `value` pickled as `dumps` does, and large buffers that were left out of the pickle."""
+    large = Collector()
+    try:
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=large)
+        if not _names_ours(data):
+            return data, large.buffers
+    except Exception:
+        pass
+    large = Collector()
+    return _dumps_by_value(value, large), large.buffers
+
+
+def _dumps_by_value(value: object, large: Collector | None) -> bytes:
     import cloudpickle
 
-    data: bytes = cloudpickle.dumps(value, PROTOCOL)
+    data: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=large)
     return data
+
+
+def _names_ours(data: bytes) -> bool:
+    """Whether a pickle refers by name to what a worker cannot import."""
+    if _BY_NAME not in data:  # plain data: by far the most calls
+        return False
+    if _modules_now() != _modules_seen:
+        _find_made_modules()
+    return any(name in data for name in _by_value)
 
 
 def loads(data: bytes) -> Any:

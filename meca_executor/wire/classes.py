@@ -14,14 +14,16 @@ from typing import Any
 _MARK = b"_class_setstate"
 
 
-def loads_at_home(data: bytes) -> Any:
+def loads_at_home(data: bytes | memoryview, buffers: list[memoryview] | None = None) -> Any:
     """Return the object; classes that are this process's own are not touched."""
-    return pickle.loads(data) if _MARK not in data else _Unpickler(io.BytesIO(data)).load()
+    if _MARK not in (data if isinstance(data, bytes) else bytes(data)):
+        return pickle.loads(data, buffers=buffers)
+    return _Unpickler(io.BytesIO(data), buffers).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
+    def __init__(self, file: io.BytesIO, buffers: list[memoryview] | None) -> None:
+        super().__init__(file, buffers=buffers)
         self._own: set[type] = set()
 
     def find_class(self, module: str, name: str) -> Any:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .payloads import Held
+
 RECORD = struct.Struct("<QIIQ")
 MICROS_MAX = 0xFFFF_FFFF  #: a run time is cut to what fits in `ref`, 71 minutes
 
@@ -50,6 +52,8 @@ class Kind(IntEnum):
     KILL = 6  # task id, -, -, nothing
     ACK = 7  # only the header's acknowledgement counts
     SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
+    SHARED = 12  # as RESULTS: one whose payload refers to shared memory, which is kept until it is released
+    RELEASE = 13  # -, -, -, such a payload: its memory is mapped
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox
@@ -61,6 +65,8 @@ class Definition(IntEnum):
 
     FUNCTION = 0  # a pickled reference to an importable function
     PATH = 1  # a JSON list: where the client's modules are found, from now on
+    OBJECT = 2  # the payload of an object that calls mention by its number, a random one
+    FORGET = 3  # nothing: no call mentions that object any more
 
 
 class Status(IntEnum):
@@ -91,6 +97,7 @@ class Outcomes(NamedTuple):
     count: int
     micros: int  #: run time of all
     plain: bool  #: none was skipped
+    shared: Held | None = None  #: the payload of the one outcome, when it is in shared memory
 
     @classmethod
     def of(cls, batch: bytes) -> Outcomes:

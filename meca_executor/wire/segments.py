@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 MOST_OPEN = 256  #: segments a process has open at once, where its limit of descriptors is high
 SHARE_OF_DESCRIPTORS = 4  #: else this part of the limit
-STEP = (
-    16 << 20
-)  #: bytes reserved by one call: 4 ms, so that a profiler's timer signals cannot make it start over for ever
+#: bytes reserved by one call: 4 ms, so that a profiler's timer signals cannot make it start over for ever
+STEP = 16 << 20
 LOOK_FROM = 16 << 20  #: bytes from which the memory that is left is looked up first, which takes 25 µs
 
 _NAME = "meca-segment"
@@ -166,14 +165,34 @@ def map_segment(reference: bytes) -> memoryview:
         SegmentGone: There is no such segment (any more), or this process may not read it.
         SharedMemoryFull: There is no room to map it.
     """
-    if len(reference) != _REFERENCE.size or reference[0] != SHARED:
-        raise MalformedParcel(f"a reference to shared memory has {_REFERENCE.size} bytes, this has {len(reference)}")
-    _, pid, number, inode, size = _REFERENCE.unpack(reference)
+    _, pid, number, inode, size = _fields(reference)
     fd = _open_other(pid, number)
     try:
         return _map(fd, size, inode)
     finally:
         os.close(fd)
+
+
+def open_segment(reference: bytes) -> Segment:
+    """Return another process's segment as one of our own: it can be mapped as long as this process has it.
+
+    Raises:
+        MalformedParcel: This is not a reference.
+        SegmentGone: As `map_segment`.
+    """
+    _, pid, number, inode, size = _fields(reference)
+    segment = Segment.adopt(_open_other(pid, number))
+    if (segment.size, segment._inode) != (size, inode):
+        segment.close()
+        raise SegmentGone(f"the shared memory of {size} bytes was closed: its descriptor is another segment's")
+    return segment
+
+
+def _fields(reference: bytes) -> tuple[int, int, int, int, int]:
+    if len(reference) != _REFERENCE.size or reference[0] != SHARED:
+        raise MalformedParcel(f"a reference to shared memory has {_REFERENCE.size} bytes, this has {len(reference)}")
+    fields: tuple[int, int, int, int, int] = _REFERENCE.unpack(reference)
+    return fields
 
 
 def map_fd(fd: int, size: int) -> memoryview:

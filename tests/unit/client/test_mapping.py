@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late  # before Python 3.11 another one than the builtin
@@ -32,7 +33,8 @@ def mapped(
     buffersize: int | None = None,
 ) -> Iterator[Any]:
     """Do what `MecaExecutor.map` does, with another executor's submit."""
-    return results_in_order(weakref.ref(pool), pool.submit, fn, calls, timeout, buffersize)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return results_in_order(weakref.ref(pool), pool.submit, fn, calls, deadline, buffersize)
 
 
 class Watched:

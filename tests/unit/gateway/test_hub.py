@@ -15,7 +15,7 @@ from meca_executor.wire.records import Kind, MalformedBatch, Record, Status, dec
 from meca_executor.wire.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
 SETUP: list[Record] = [(0, 0, 0, b"{}"), (0, 0, 0, b"")]
 PATIENCE = 200  #: turns of the loop in which what needs no time must have happened
@@ -88,6 +88,11 @@ class Client:
         for frame in self.stream.send(kind, encode(records)):
             self.hub.on_frame(self.session, frame)
 
+    def submit(self, tag: int, ids: Iterable[int], payload: bytes = b"") -> None:
+        """Submit calls of one kind."""
+        batch = encode((id_, 0, 0, payload) for id_ in ids)
+        self.tell(Kind.TASKS, [(len(decode(batch)), tag, 0, batch)])
+
     def options(self, number: int, **fields: object) -> None:
         self.tell(Kind.OPTIONS, [(number, 0, 0, json.dumps(fields).encode())])
 
@@ -144,7 +149,10 @@ async def test_a_containers_answers_and_failures_have_their_status() -> None:
     }
     for number, ref in enumerate(expected):
         client.options(number, container_ref=ref, timeout=2.5)
-    client.tell(Kind.TASKS, [(number + 1, number, 0, b"data") for number in range(len(expected))])
+    groups: list[Record] = [
+        (1, number, 0, encode([(number + 1, 0, 0, b"data")])) for number in range(len(expected))
+    ]
+    client.tell(Kind.TASKS, groups)
     found = await client.settled(len(expected))
     assert {ref: found[number + 1] for number, ref in enumerate(expected)} == expected
     assert client.session.calls == {}
@@ -155,7 +163,7 @@ async def test_a_running_container_call_is_killed() -> None:
     """Its outcome says so, and the runtime is told."""
     client = Client()
     client.options(0, container_ref="waits")
-    client.tell(Kind.TASKS, [(7, 0, 0, b"")])
+    client.submit(0, [7])
     await client.until_running(1)
     client.tell(Kind.KILL, [(7, 0, 0, b"")])
     assert await client.settled(1) == {7: (Status.KILLED, b"ended by kill()")}
@@ -167,7 +175,7 @@ async def test_a_container_call_that_is_killed_at_once_has_its_outcome_too() -> 
     """The kill may come in the same read as the task, before the call has begun."""
     client = Client()
     client.options(0, container_ref="waits")
-    client.tell(Kind.TASKS, [(7, 0, 0, b"")])
+    client.submit(0, [7])
     client.tell(Kind.KILL, [(7, 0, 0, b"")])
     found = await client.settled(1)
     assert 7 in found, "the future would wait for ever"
@@ -180,7 +188,7 @@ async def test_a_cap_holds_for_container_calls() -> None:
     """No more of a session's calls run at once; one that waits can be killed; all are answered."""
     client = Client(cap=2)
     client.options(0, container_ref="waits")
-    client.tell(Kind.TASKS, [(id_, 0, 0, b"x") for id_ in range(1, 6)])
+    client.submit(0, range(1, 6), b"x")
     await client.until_running(2)
     client.tell(Kind.KILL, [(5, 0, 0, b"")])
     assert await client.settled(1) == {5: (Status.KILLED, b"ended by kill()")}
@@ -195,7 +203,7 @@ async def test_what_never_fits_is_refused_at_once() -> None:
     client = Client()
     client.options(0, resource={"cpu": 3})
     client.options(1, container_ref="echo", resource={"gpu": 1})
-    client.tell(Kind.TASKS, [(1, 0, 0, b""), (2, 1, 0, b"")])
+    client.tell(Kind.TASKS, [(1, 0, 0, encode([(1, 0, 0, b"")])), (1, 1, 0, encode([(2, 0, 0, b"")]))])
     found = await client.settled(2)
     assert [found[id_][0] for id_ in (1, 2)] == [Status.NO_HOST, Status.NO_HOST]
     assert b"needs 3 cores" in found[1][1]
@@ -211,7 +219,7 @@ async def test_only_a_trusting_gateway_takes_folders() -> None:
             client.tell(Kind.CONTROL, [(0, 0, 0, fields)])
         assert client.containers.folders == ({"echo": "somewhere"} if trusting else {})
         client.options(0, container_ref="lost")
-        client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+        client.submit(0, [1], b"x")
         expected = (Status.NO_HOST, b"no such folder") if trusting else (Status.REPLY, b"X")
         assert await client.settled(1) == {1: expected}
 
@@ -263,7 +271,8 @@ async def test_a_number_of_any_size_is_an_amount() -> None:
     client = Client()
     for number, amount in enumerate([b"1" + b"0" * 400, b"1e999", b"1e300"]):
         client.tell(Kind.OPTIONS, [(number, 0, 0, b'{"resource": {"memory": ' + amount + b"}}")])
-    client.tell(Kind.TASKS, [(number + 1, number, 0, b"") for number in range(3)])
+    for number in range(3):
+        client.submit(number, [number + 1])
     found = await client.settled(3)
     assert [found[id_][0] for id_ in (1, 2, 3)] == [Status.NO_HOST] * 3
 
@@ -293,7 +302,7 @@ async def test_outcomes_wait_while_the_link_is_down() -> None:
     """What ends meanwhile is sent again after the reconnect, once."""
     client = Client()
     client.options(0, container_ref="waits")
-    client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+    client.submit(0, [1], b"x")
     send = client.session.send
     assert send is not None
     client.hub.detach(client.session, send)
@@ -314,7 +323,7 @@ async def test_goodbye_ends_a_session() -> None:
     """Its calls are cancelled, and its name is free."""
     client = Client()
     client.options(0, container_ref="waits")
-    client.tell(Kind.TASKS, [(1, 0, 0, b"x")])
+    client.submit(0, [1], b"x")
     await client.until_running(1)
     client.tell(Kind.CONTROL, [(0, 0, 0, b'{"type": "bye"}')])
     for _ in range(PATIENCE):

@@ -77,18 +77,18 @@ def test_a_queue_comes_to_its_end(estimate: float, queued: int, slots: int) -> N
 
 def test_the_first_time_is_the_estimate() -> None:
     """A kind that was never measured takes over what was measured, and its overhead."""
-    assert updated(None, [1000]) == 1000 + OVERHEAD_US
-    assert updated(None, [1000, 3000]) == 2000 + OVERHEAD_US
+    assert updated(None, 1000, 1) == 1000 + OVERHEAD_US
+    assert updated(None, 4000, 2) == 2000 + OVERHEAD_US
 
 
 def test_a_no_op_costs_more_than_nothing() -> None:
     """No estimate is zero, so that no batch is without bound."""
-    assert updated(None, [0]) == updated(float(OVERHEAD_US), [0, 0]) == OVERHEAD_US
+    assert updated(None, 0, 1) == updated(float(OVERHEAD_US), 0, 2) == OVERHEAD_US
 
 
 def test_a_new_time_weighs_a_quarter() -> None:
     """An estimate moves by WEIGHT towards each new time."""
-    assert updated(1000.0, [2000 - OVERHEAD_US]) == pytest.approx(1000 + WEIGHT * 1000)
+    assert updated(1000.0, 2000 - OVERHEAD_US, 1) == pytest.approx(1000 + WEIGHT * 1000)
 
 
 @quickly
@@ -97,16 +97,16 @@ def test_many_equal_times_count_as_if_one_by_one(estimate: float, micros: int, c
     """A batch of results moves the estimate as far as its results one after the other."""
     one_by_one = estimate
     for _ in range(count):
-        one_by_one = updated(one_by_one, [micros])
-    assert updated(estimate, [micros] * count) == pytest.approx(one_by_one)
+        one_by_one = updated(one_by_one, micros, 1)
+    assert updated(estimate, micros * count, count) == pytest.approx(one_by_one)
 
 
 @quickly
 @given(ESTIMATES, st.lists(st.integers(0, 0xFFFF_FFFF), min_size=1, max_size=20))
 def test_an_estimate_stays_between_what_was_measured(estimate: float | None, micros: list[int]) -> None:
-    """The new estimate is between the old one and the new times."""
+    """The new estimate is between the old one and the new times, of which their sum and number are told."""
     costs = [cost + OVERHEAD_US for cost in micros] + ([] if estimate is None else [estimate])
-    assert min(costs) * 0.999 <= updated(estimate, micros) <= max(costs) * 1.001
+    assert min(costs) * 0.999 <= updated(estimate, sum(micros), len(micros)) <= max(costs) * 1.001
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,23 @@ def credit(slots: int = 2) -> Credit:
     return Credit(slots, WINDOW, WINDOW_BYTES)
 
 
+def allows(credit: Credit, kind: tuple[int, int] = KIND, size: int = 0) -> bool:
+    """Whether one more may be handed over."""
+    return credit.room(kind) > 0 and credit.fits(size)
+
+
+def give(credit: Credit, kind: tuple[int, int] = KIND, size: int = 0) -> float:
+    """Hand one over; return its charge."""
+    charge = credit.charge(kind)
+    credit.handed_over(charge, size)
+    return charge
+
+
 def fill(credit: Credit, kind: tuple[int, int] = KIND, size: int = 0) -> list[float]:
     """Hand over as many as are allowed; return their charges."""
     charges = []
-    while credit.allows(kind, size):
-        charges.append(credit.handed_over(kind, size))
+    while allows(credit, kind, size):
+        charges.append(give(credit, kind, size))
         assert len(charges) <= 2 * WINDOW
     return charges
 
@@ -39,7 +51,7 @@ def test_unmeasured_tasks_are_one_more_than_the_slots(slots: int) -> None:
 def test_long_tasks_are_one_more_than_the_slots(slots: int, micros: int) -> None:
     """DESIGN rule 5: of tasks that are known to be long, slots + 1 are out."""
     long = credit(slots)
-    long.measured(KIND, [micros])
+    long.measured(KIND, micros, 1)
     assert len(fill(long)) == slots + 1
 
 
@@ -47,34 +59,34 @@ def test_long_tasks_are_one_more_than_the_slots(slots: int, micros: int) -> None
 def test_short_tasks_flow(micros: int) -> None:
     """Of short ones, as many are out as the slots do in SLOT_US, but no more than the window."""
     short = credit(slots=2)
-    short.measured(KIND, [micros])
+    short.measured(KIND, micros, 1)
     assert len(fill(short)) == min(WINDOW, int(2 * SLOT_US / (micros + OVERHEAD_US)))
 
 
 def test_a_short_kind_does_not_open_the_way_for_another() -> None:
     """Tasks that were never measured are held back however short the others are."""
     mixed = credit(slots=2)
-    mixed.measured(KIND, [0])
+    mixed.measured(KIND, 0, 1)
     for _ in range(3):
-        mixed.handed_over(KIND, 0)
-    assert mixed.allows(KIND, 0)
-    assert not mixed.allows(OTHER, 0)
+        give(mixed, KIND)
+    assert allows(mixed, KIND, 0)
+    assert not allows(mixed, OTHER, 0)
 
 
 def test_behind_a_task_of_unknown_length_nothing_flows() -> None:
     """One that may be long takes the place of all the short ones beyond slots + 1."""
     mixed = credit(slots=2)
-    mixed.measured(KIND, [0])
-    mixed.handed_over(OTHER, 0)
+    mixed.measured(KIND, 0, 1)
+    give(mixed, OTHER)
     assert len(fill(mixed, KIND)) == 2
 
 
 def test_bytes_are_limited_too() -> None:
     """What is out has at most window_bytes, for long and short tasks."""
     many = credit()
-    many.measured(KIND, [0])
+    many.measured(KIND, 0, 1)
     assert len(fill(many, size=WINDOW_BYTES // 10)) == 10
-    assert not many.allows(OTHER, 1)
+    assert not allows(many, OTHER, 1)
 
 
 def test_one_task_may_have_any_size() -> None:
@@ -82,7 +94,7 @@ def test_one_task_may_have_any_size() -> None:
     huge = credit()
     assert len(fill(huge, size=10 * WINDOW_BYTES)) == 1
     huge.done(SLOT_US * 2, 10 * WINDOW_BYTES)
-    assert huge.allows(KIND, 10 * WINDOW_BYTES)
+    assert allows(huge, KIND, 10 * WINDOW_BYTES)
 
 
 def test_what_comes_back_makes_place() -> None:
@@ -98,8 +110,28 @@ def test_a_gateway_grants_other_numbers() -> None:
     granted = credit(slots=1)
     granted.grant(5, 3, 100)
     assert len(fill(granted)) == 6
-    granted.measured(KIND, [0])
-    assert not granted.allows(KIND, 0)
+    granted.measured(KIND, 0, 1)
+    assert not allows(granted, KIND, 0)
+
+
+@quickly
+@given(
+    st.lists(st.tuples(st.sampled_from([KIND, OTHER]), st.integers(0, 10**6)), max_size=8),
+    st.lists(st.sampled_from([KIND, OTHER]), max_size=20),
+    st.sampled_from([KIND, OTHER]),
+)
+def test_the_room_is_how_many_may_go_one_after_the_other(
+    times: list[tuple[tuple[int, int], int]], out: list[tuple[int, int]], kind: tuple[int, int]
+) -> None:
+    """Who is told of room for so many at once hands over as many as who asks before each of them."""
+    account = credit(slots=2)
+    for measured, micros in times:
+        account.measured(measured, micros, 1)
+    for other in out:
+        if allows(account, other):
+            give(account, other)
+    room = account.room(kind)
+    assert len(fill(account, kind)) == room
 
 
 @quickly
@@ -110,17 +142,17 @@ def test_a_gateway_grants_other_numbers() -> None:
 def test_the_counts_are_true(slots: int, steps: list[tuple[bool, tuple[int, int], int, int]]) -> None:
     """Whatever is handed over and done, what is out is counted, and with nothing out all is as at the start."""
     account, out = credit(slots), list[tuple[float, int]]()
-    for give, kind, size, micros in steps:
-        if give and account.allows(kind, size):
-            out.append((account.handed_over(kind, size), size))
+    for more, kind, size, micros in steps:
+        if more and allows(account, kind, size):
+            out.append((give(account, kind, size), size))
         elif out:
             account.done(*out.pop())
-            account.measured(kind, [micros])
+            account.measured(kind, micros, 1)
         assert account.out == len(out)
         assert account.out_bytes == sum(size for _, size in out)
         assert account.out_bytes <= WINDOW_BYTES or account.out == 1
     while out:
         account.done(*out.pop())
     assert (account.out, account.out_bytes) == (0, 0)
-    assert account.allows((9, 9), 10 * WINDOW_BYTES)
+    assert allows(account, (9, 9), 10 * WINDOW_BYTES)
     assert len(fill(account, (9, 9))) == slots + 1

@@ -1,0 +1,82 @@
+"""Handles: objects that are sent once, for many tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..wire.objects import fetch
+from ..wire.payloads import Held, dump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .tasks import Registry
+
+T = TypeVar("T")
+
+
+class _Mentioned(threading.local):
+    """What the call that this thread pickles at the moment mentions."""
+
+    registry: Registry | None = None
+    handles: tuple[Handle[Any], ...] = ()
+
+
+_mentioned = _Mentioned()
+
+
+class Handle(Generic[T]):
+    """An object that was sent with `MecaExecutor.put`; a task that has it among its arguments gets the object.
+
+    It may stand anywhere in them, in a list say. Each task gets an object of its own, as if it had been passed
+    by itself; arrays share their memory until a task writes to them. The object is kept, here and where
+    tasks run, as long as the handle or a task with it is.
+    """
+
+    __module__ = "meca_executor"
+    __slots__ = ("__weakref__", "_number", "_registry")
+
+    def __init__(self, value: T, registry: Registry, share: bool, on_end: Callable[[], object]) -> None:
+        payload = dump(value, share)
+        self._number = secrets.randbits(63)
+        self._registry = registry
+        registry.objects[self._number] = payload
+        weakref.finalize(self, _forget, registry, self._number, on_end).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._number:x}>"
+
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        if _mentioned.registry is not self._registry:
+            raise TypeError("a handle is for the arguments of calls in worker processes of the executor that made it")
+        _mentioned.handles += (self,)
+        return fetch, (self._number,)
+
+
+def _forget(registry: Registry, number: int, on_end: Callable[[], object]) -> None:
+    registry.objects.pop(number, None)
+    on_end()
+
+
+@contextlib.contextmanager
+def mentioned(registry: Registry) -> Iterator[Callable[[bytes], bytes]]:
+    """Allow handles in what is pickled; the function that is given makes a payload keep them."""
+    _mentioned.registry, _mentioned.handles = registry, ()
+
+    def keep(payload: bytes) -> bytes:
+        if not _mentioned.handles:
+            return payload
+        held = Held(payload)
+        held.segment = payload.segment if isinstance(payload, Held) else None
+        held.handles = _mentioned.handles
+        _mentioned.handles = ()
+        return held
+
+    try:
+        yield keep
+    finally:
+        _mentioned.registry, _mentioned.handles = None, ()

@@ -1,0 +1,40 @@
+"""Objects that were sent once and are mentioned by number in many calls: the worker's side."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from .parcels import SHARED
+from .payloads import Held, load
+
+_payloads: dict[int, bytes] = {}
+
+
+def hold(number: int, payload: bytes) -> None:
+    """Keep an object's payload; what is in shared memory is from now on held open by this process."""
+    _payloads[number] = payload
+    if payload[0] == SHARED:
+        from .segments import SegmentGone, open_segment
+
+        with contextlib.suppress(SegmentGone):  # told by `fetch`, to the task that wants it
+            held = Held(payload)
+            held.segment = open_segment(payload)
+            _payloads[number] = held
+
+
+def drop(number: int) -> None:
+    """Let go of an object."""
+    _payloads.pop(number, None)
+
+
+def fetch(number: int) -> Any:
+    """Return the object, new for each call; arrays share their memory until somebody writes to them.
+
+    Raises:
+        LookupError: It is not here.
+    """
+    payload = _payloads.get(number)
+    if payload is None:
+        raise LookupError("the object of this handle is gone: its executor, or the last reference to the handle, ended")
+    return load(payload)

@@ -1,0 +1,106 @@
+"""Payloads: values as they travel, in the frame or beside it in shared memory.
+
+A small value is its pickle. A large one is a parcel, which keeps arrays out of the pickle: in a segment of shared
+memory where both sides are on one machine, and the payload is then a reference of some bytes; else packed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from .calls import PROTOCOL, pickled
+from .parcels import PACKED, SHARED, Parcel, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .segments import Segment
+
+SHARE_MIN = 256 << 10  #: bytes; a smaller parcel is quicker in the frame than in a segment of its own
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  #: need no second look at what they refer to
+
+
+class Held(bytes):
+    """A payload that something has to live for: the segment that it refers to, or handles that it mentions."""
+
+    segment: Segment | None = None
+    handles: Sequence[object] = ()
+
+
+def dump(value: object, share: bool) -> bytes:
+    """Return the payload of a value; what is large goes into shared memory if that is told.
+
+    Raises:
+        SharedMemoryFull: There is no room for it.
+        Exception: Whatever the value's own pickling raises.
+    """
+    if type(value) in _PLAIN:
+        data, buffers = pickle.dumps(value, PROTOCOL), list[memoryview]()
+    else:
+        data, buffers = pickled(value)
+    return data if not buffers and len(data) < SHARE_MIN else _large(data, buffers, share)
+
+
+def dump_call(fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], share: bool) -> bytes:
+    """Return the payload of a call, with its function where that is given; all else as `dump`."""
+    if fn is not None:
+        return dump((fn, args, kwargs), share)
+    if kwargs or not _PLAIN.issuperset(map(type, args)):
+        return dump((args, kwargs), share)
+    data = pickle.dumps((args, kwargs), PROTOCOL)
+    return data if len(data) < SHARE_MIN else _large(data, [], share)
+
+
+def _large(data: bytes, buffers: list[memoryview], share: bool) -> bytes:
+    parcel = Parcel(data, buffers)
+    if share and parcel.size >= SHARE_MIN:
+        from .segments import Segment
+
+        if (segment := Segment.create(parcel)) is not None:
+            return held_by(segment)
+    return parcel.pack() if buffers else data
+
+
+def held_by(segment: Segment) -> Held:
+    """Return the payload that refers to a segment, and keeps it open."""
+    payload = Held(segment.reference())
+    payload.segment = segment
+    return payload
+
+
+def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
+    """Return the pickle of a payload and its buffers, which can be written to.
+
+    Raises:
+        SegmentGone: It is in shared memory that is there no more.
+        MalformedParcel: It is no payload.
+    """
+    if payload[0] == SHARED:
+        from .segments import map_fd, map_segment
+
+        own = payload.segment if isinstance(payload, Held) else None
+        return unpack(map_segment(payload) if own is None else map_fd(own.fileno(), own.size))
+    return unpack(bytearray(payload))
+
+
+def is_plain(payload: bytes) -> bool:
+    """Whether a payload is a pickle as it stands."""
+    return payload[0] not in (PACKED, SHARED)
+
+
+def load(payload: bytes) -> Any:
+    """Return the value; only for bytes from a side that has proved itself."""
+    if is_plain(payload):
+        return pickle.loads(payload)
+    data, buffers = opened(payload)
+    return pickle.loads(data, buffers=buffers)
+
+
+def in_frame(payload: bytes) -> bytes:
+    """Return a payload that can leave this machine."""
+    if type(payload) is not Held or payload.segment is None:
+        return payload
+    from .segments import map_segment
+
+    return bytes(map_segment(payload))
