@@ -87,7 +87,7 @@ def measure_put(peer: Peer, options: Options) -> Figures:
             return [executor.submit(last_item, array).result(), *submit_all(executor, noop, range(count))]
 
         def by_handle() -> list[float]:
-            handle = executor.put(array)
+            handle = executor.put(array)  # type: ignore[attr-defined]  # of the executors that are asked this
             return submit_all(executor, last_item, [handle] * count)
 
         with_handle, apart = [], []

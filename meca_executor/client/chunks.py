@@ -7,10 +7,8 @@ not succeed becomes a task of its own, with its own attempts, and what decides a
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from concurrent.futures import TimeoutError as Late  # before Python 3.11 another one than the builtin
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .future import MecaFuture
@@ -18,13 +16,17 @@ from .options import TaskOptions
 from .tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..wire.records import Record
 
 INDEX_BITS = 20
 CHUNKED = 1 << 63  #: set in the numbers of items, beside those of tasks
-FIRST, MOST = 16, 4096  #: items of the first chunk of a map, and of the largest; each has twice as many as the one before
+FIRST, MOST = (
+    16,
+    4096,
+)  #: items of the first chunk of a map, and of the largest; each has twice as many as the one before
 MOST_BYTES = 1 << 20  #: a chunk ends with the item that brings it there
 
 _numbers = itertools.count(1)
@@ -94,10 +96,10 @@ class Chunk:
         self.set(index, _Own(future))
         return task
 
-    def fail_open(self, error: Callable[[], BaseException]) -> None:
-        """Nothing more will come."""
-        for index, value in enumerate(self.values):
-            if value is _OPEN:
+    def fail_open(self, error: Callable[[], BaseException], start: int = 0) -> None:
+        """Nothing more will come for the items from `start` on."""
+        for index in range(start, len(self.values)):
+            if self.values[index] is _OPEN:
                 future: MecaFuture[Any] = MecaFuture()
                 future.set_exception(error())
                 self.set(index, _Own(future))
@@ -110,12 +112,13 @@ class Chunk:
 
     def cancel_queued(self) -> None:
         """Cancel the items that were not handed over."""
-        queued, self.cancelled = self.queued, True
-        for index in range(len(self.values) - queued, len(self.values)):
-            future: MecaFuture[Any] = MecaFuture()
-            future.cancel()
-            self.set(index, _Own(future))
-        self.notify()
+        with self.arrived:
+            queued, self.cancelled = self.queued, True
+            for index in range(len(self.values) - queued, len(self.values)):
+                future: MecaFuture[Any] = MecaFuture()
+                future.cancel()
+                self.set(index, _Own(future))
+            self.arrived.notify_all()
 
     def cancel(self) -> None:
         """Nobody waits any more."""

@@ -20,8 +20,9 @@ from .desktop_socket import Packet
 from .http import Handshake
 
 if TYPE_CHECKING:
-    from .driver import Host
+    from .chunks import Slice
     from .tasks import Task
+    from .driver import Host
 
 OFFLOADED_S = 30.0  #: the app acknowledges an offer within this time, or the attempt counts as lost
 #: After so long without `registered` we connect anew: another program's leaving takes it away from all who wait
@@ -147,9 +148,10 @@ class Desktop:
 
     # -- out --------------------------------------------------------------------------------------
 
-    def hand_over(self, tasks: list[Task]) -> None:
+    def hand_over(self, batch: list[Task | Slice]) -> None:
         """Queue offers; they go out one after the other."""
-        for task in tasks:
+        for task in batch:
+            assert not isinstance(task, tuple), "items of a map are functions' calls"
             offer = self._open[task.number] = Offer(task)
             self._waiting.append(offer)
         self._go_on()

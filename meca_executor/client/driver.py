@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..settings import KeyPair
     from ..wire.records import Record
+    from .chunks import Slice
     from .ledger import Ledger
     from .tasks import Registry, Task
 
@@ -79,7 +80,7 @@ class Driver(Protocol):
             GatewayError: The link gives up.
         """
 
-    def hand_over(self, tasks: list[Task]) -> None:
+    def hand_over(self, batch: list[Task | Slice]) -> None:
         """Send tasks; each comes back in `Host.settled` or `Host.attempts_lost`."""
 
     def tidy(self) -> None:

@@ -15,13 +15,14 @@ T = TypeVar("T")
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 #: Held while a future gets its condition, and while one without a condition changes its state: so that nobody
-#: begins to wait, the standard library's own functions included, between a look at the state and its change.
-_lock = threading.Lock()
+#: begins to wait, the standard library's own functions included, between a look at the state and its change. Reentrant,
+#: because a finalizer may cancel a future at any moment (tests/unit/client/test_future_races.py).
+_lock = threading.RLock()
 
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()  # the old one may have been held by a thread that is not here
+    _lock = threading.RLock()  # the old one may have been held by a thread that is not here
 
 
 if hasattr(os, "register_at_fork"):

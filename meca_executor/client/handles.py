@@ -14,6 +14,7 @@ from ..wire.payloads import Held, dump
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ..wire.lending import Lender
     from .tasks import Registry
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ class Handle(Generic[T]):
     __module__ = "meca_executor"
     __slots__ = ("__weakref__", "_number", "_registry")
 
-    def __init__(self, value: T, registry: Registry, share: bool, on_end: Callable[[], object]) -> None:
-        payload = dump(value, share)
+    def __init__(self, value: T, registry: Registry, lender: Lender | None, on_end: Callable[[], object]) -> None:
+        payload = dump(value, lender)
         self._number = secrets.randbits(63)
         self._registry = registry
         registry.objects[self._number] = payload

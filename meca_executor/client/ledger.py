@@ -10,10 +10,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TaskKilled
+from ..wire.lending import FLAGS, FREED, Lender
 from ..wire.payloads import in_frame
 from ..wire.records import Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
-from .outcomes import read_outcome, resolve, value_of
+from .outcomes import give_back, read_outcome, resolve, value_of
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
 _OK = int(Status.OK)  # plain: compared for each task
+FLAGS_FROM = 0xFF  #: a larger status has flags
 _INDEX = (1 << INDEX_BITS) - 1
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
@@ -46,6 +48,8 @@ class Ledger:
         self._chunks: dict[int, Chunk] = {}  # of which items are out
         self._items = 0  # out
         self._waiting: dict[int, Task] = {}
+        self.lender = Lender()
+        self.freed: Callable[[bytes], object] = lambda payload: None  #: told when a result in shared memory is let go
         self._refusal: Callable[[], BaseException] | None = None
         self._functions_refused: Callable[[], BaseException] | None = None
 
@@ -109,6 +113,7 @@ class Ledger:
         self._chunks.clear()
         self._items = 0
         self._waiting.clear()
+        self.lender.close()
 
     # -- the link's thread ------------------------------------------------------------------------
 
@@ -136,8 +141,9 @@ class Ledger:
                 room, charge = credit.room(kind), credit.charge(kind)
             if room <= 0:
                 break
-            if type(entry) is Chunk:
-                part, bytes_ = self._next_items(entry, min(room, BATCH_TASKS - count), charge, now)
+            if isinstance(entry, Chunk):
+                with entry.arrived:  # nothing is cancelled while it is handed over
+                    part, bytes_ = self._next_items(entry, min(room, BATCH_TASKS - count), charge, now)
                 if part is None:
                     if entry.queued:
                         break
@@ -177,7 +183,7 @@ class Ledger:
         """Hand over the next items of the chunk at the queue's head, which goes when none is left; and their bytes."""
         credit, start, size = self.credit, chunk.handed, 0
         if self._functions_refused is not None:
-            chunk.fail_open(self._functions_refused)
+            chunk.fail_open(self._functions_refused, chunk.handed)
             chunk.cancelled = True
         stop = min(start + room, start + chunk.queued)
         for index in range(start, stop):
@@ -207,6 +213,9 @@ class Ledger:
         chunks: list[Chunk] = []
         chunk = None
         for number, status, micros, payload in records:
+            flags = 0
+            if status > FLAGS_FROM:
+                flags, status = status & FLAGS, status & ~FLAGS
             if number >= CHUNKED:
                 if chunk is None or chunk.number != number & ~_INDEX:
                     chunk = self._chunks.get(number >> INDEX_BITS)
@@ -217,6 +226,8 @@ class Ledger:
                 if not chunk.is_open(index):
                     continue
                 kind = chunk.kind
+                if flags & FREED:
+                    give_back(chunk.payloads[index], self.lender)
                 credit.done(self._item_done(chunk), len(chunk.payloads[index]))
                 again.append(self._settle_item(chunk, index, status, payload))
             else:
@@ -224,8 +235,10 @@ class Ledger:
                 if task is None:
                     continue
                 kind = task.kind
+                if flags & FREED:
+                    give_back(task.payload, self.lender)
                 credit.done(task.charge, len(task.payload))
-                again.append(self._conclude(task, *read_outcome(task, status, payload)))
+                again.append(self._conclude(task, *read_outcome(task, status, payload, self.freed)))
             if status in _MEASURED:
                 spent.add(kind, micros)
         spent.add(None, 0)
@@ -236,12 +249,12 @@ class Ledger:
     def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes) -> Again | None:
         if status == _OK:
             try:
-                chunk.set(index, value_of(payload))
+                chunk.set(index, value_of(payload, self.freed))
                 return None
             except BaseException as error:  # unpickling runs the user's code: whatever it raises is this item's
                 return self._conclude(chunk.task(index), None, error)
         task = chunk.task(index)
-        return self._conclude(task, *read_outcome(task, status, payload))
+        return self._conclude(task, *read_outcome(task, status, payload, self.freed))
 
     def _item_done(self, chunk: Chunk) -> float:
         """Count an item as no longer out; return its charge."""
@@ -264,6 +277,7 @@ class Ledger:
                 if chunk.is_open(index):
                     self.credit.done(self._item_done(chunk), len(chunk.payloads[index]))
                     tasks.append(chunk.task(index))
+            chunk.notify()
         again = [self._conclude(task, None, error()) for task in tasks]
         return [retry for retry in again if retry is not None]
 
@@ -294,7 +308,9 @@ class Ledger:
         """End a task that is here; True when it is out, and so the gateway has to end it."""
         if number in self._out:
             return True
-        begun = next((task for task in self._queue if type(task) is Task and task.number == number and task.attempts), None)
+        begun = next(
+            (task for task in self._queue if isinstance(task, Task) and task.number == number and task.attempts), None
+        )
         if begun is not None:
             self._queue.remove(begun)
         if (task := self._waiting.pop(number, begun)) is not None:

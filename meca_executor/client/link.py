@@ -22,6 +22,7 @@ from .native import Native
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..wire.lending import Lender
     from ..wire.records import Record
     from .driver import Driver, LinkSettings
     from .embedded import EmbeddedGateway
@@ -61,6 +62,11 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.endpoint or 'embedded'} {self.dialect} {self.state}>"
+
+    @property
+    def lender(self) -> Lender | None:
+        """Who lends shared memory for large calls; None where the gateway cannot read it."""
+        return self.ledger.lender if self.shares else None
 
     @property
     def dialect(self) -> str:
@@ -141,6 +147,8 @@ class Link:
             self._loop = None
             self._started.set()
             self._driver.close()
+            self.ledger.lender.close()
+            self.registry.objects.clear()
             self.state = "closed" if self._failure is None else "lost"
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()

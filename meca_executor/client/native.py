@@ -8,14 +8,17 @@ import json
 import secrets
 import sys
 import time
+from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..errors import GatewayLost, ProtocolMismatch
 from ..settings import KeyPair
 from ..wire import proof, segments
+from ..wire.lending import IDLE_S
 from ..wire.payloads import in_frame
-from ..wire.records import Definition, Kind, Status, decode, encode
+from ..wire.probe import Probe, answer
+from ..wire.records import Definition, Kind, Release, Status, decode, encode
 from ..wire.stream import Stream
 from .chunks import Slice
 from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
@@ -46,6 +49,9 @@ class Native:
         self._sent_options = 0
         self._sent_path: list[str] = []
         self._sent_objects: set[int] = set()
+        self._trimming = False  # looks now and then whether memory is kept in vain
+        self._released: deque[Record] = deque()  # results in shared memory that are mapped, or let go
+        host.ledger.freed = self._note_freed
         self._connection: Connection | None = None
         self._max_message = 0
         self._restarted_at: float | None = None
@@ -65,7 +71,7 @@ class Native:
             "max_workers": self._host.settings.max_workers,
             "max_tasks_per_child": self._host.settings.max_tasks_per_child,
         }
-        probe = segments.Probe() if segments.available() else None
+        probe = Probe() if segments.available() else None
         if probe is not None:
             hello["memory"] = probe.offer()
         try:
@@ -183,6 +189,8 @@ class Native:
 
     def tidy(self) -> None:
         """Tell of objects that are new, and of those that are gone."""
+        if self._released:
+            self._tell(Kind.RELEASE, encode(self._released.popleft() for _ in range(len(self._released))))
         objects, sent = self._host.registry.objects, self._sent_objects
         if not objects and not sent:
             return
@@ -192,6 +200,21 @@ class Native:
         for number in present.keys() - sent:
             self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
         self._sent_objects = set(present)
+
+    def _note_freed(self, payload: bytes) -> None:
+        """Any thread: a result in shared memory was let go; told with the next call, which may use the memory."""
+        self._released.append((0, Release.FREED, 0, payload))
+
+    def _trim(self) -> None:
+        """Keep no memory for large calls when there have been none for a while."""
+        lender = self._host.ledger.lender
+        if lender.idle_for() < IDLE_S:
+            asyncio.get_running_loop().call_later(IDLE_S, self._trim)
+            return
+        self._trimming = False
+        lender.trim()
+        self._released.append((0, Release.TRIM, 0, b""))
+        self.tidy()
 
     def kill(self, task: int) -> None:
         """Have the gateway end a task."""
@@ -208,19 +231,23 @@ class Native:
     # -- in ---------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: bytes) -> None:
-        stream = self._stream
+        stream, shared = self._stream, False
         try:
             message = stream.receive(frame)
             if message is not None and message.kind is Kind.RESULTS:
                 self._host.settled(decode(message.body))
             elif message is not None and message.kind is Kind.SHARED:
-                records = decode(message.body)
+                shared, records = True, decode(message.body)
                 self._host.settled(records)
-                self._tell(Kind.RELEASE, encode((0, 0, 0, payload) for _, _, _, payload in records))
+                self._released.extend((0, Release.MAPPED, 0, payload) for _, _, _, payload in records)
+                asyncio.get_running_loop().call_later(ACK_S, self.tidy)
         except Exception as error:  # also a defect of ours: the same frame would come again and again
             why = f"the gateway at {self._host.endpoint} sent what cannot be taken in: {error!r}"
             self._host.give_up(GatewayLost(why))
             return
+        if not self._trimming and (shared or self._host.ledger.lender.idle):
+            self._trimming = True
+            asyncio.get_running_loop().call_later(IDLE_S, self._trim)
         if stream.ack_due:
             self._transmit(stream.acknowledge())
         elif stream.ack_owed:
@@ -232,10 +259,10 @@ class Native:
             self._transmit(self._stream.acknowledge())
 
 
-def share_memory(probe: segments.Probe | None, welcome: Welcome) -> bool:
+def share_memory(probe: Probe | None, welcome: Welcome) -> bool:
     """Whether this process and the gateway's can read each other's memory."""
     theirs, ours = welcome.memory
-    return probe is not None and probe.accepts(ours) and theirs is not None and segments.answer(theirs) is not None
+    return probe is not None and probe.accepts(ours) and theirs is not None and answer(theirs) is not None
 
 
 def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,19 @@ from ..errors import (
 )
 from ..wire.calls import load_exception
 from ..wire.classes import loads_at_home
-from ..wire.payloads import is_plain, opened
+from ..wire.lending import forks
+from ..wire.parcels import SHARED
+from ..wire.payloads import Held, is_plain, opened
 from ..wire.records import Status
+from ..wire.segments import map_segment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..wire.lending import Lender
     from .tasks import Task
+
+    Freed = Callable[[bytes], object]
 
 log = logging.getLogger("meca.client")
 _OK = int(Status.OK)  # plain: compared for each task
@@ -56,11 +65,11 @@ def resolve(task: Task, value: Any, error: BaseException | None) -> None:
         log.exception("a done-callback of %r raised", task.future)
 
 
-def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseException | None]:
+def read_outcome(task: Task, status: int, payload: bytes, freed: Freed) -> tuple[Any, BaseException | None]:
     """Return the value or the error that a record says."""
     try:
         if status == _OK:
-            return value_of(payload), None
+            return value_of(payload, freed), None
         if status == Status.RAISED:
             return None, load_exception(payload)
         if status == Status.REPLY and task.decode is not None:
@@ -75,6 +84,24 @@ def read_outcome(task: Task, status: int, payload: bytes) -> tuple[Any, BaseExce
     return None, failure
 
 
-def value_of(payload: bytes) -> Any:
-    """Return what a call returned."""
-    return loads_at_home(payload) if is_plain(payload) else loads_at_home(*opened(payload))
+def value_of(payload: bytes, freed: Freed) -> Any:
+    """Return what a call returned; `freed` is told when nothing is left of what was in shared memory."""
+    if is_plain(payload):
+        return loads_at_home(payload)
+    held = Held(payload)
+    if payload[0] == SHARED:
+        held.view = map_segment(payload)
+        weakref.finalize(held.view.obj, _let_go, freed, payload, forks()).atexit = False
+    return loads_at_home(*opened(held))
+
+
+def _let_go(freed: Freed, payload: bytes, forks_before: int) -> None:
+    if forks() == forks_before:
+        freed(payload)
+
+
+def give_back(payload: bytes, lender: Lender) -> None:
+    """Take back the memory of a call that its worker is done with."""
+    if isinstance(payload, Held) and payload.segment is not None:
+        lender.give_back(payload.segment)
+        payload.segment = None

@@ -50,7 +50,12 @@ class Submission:
         return self._queue(future, payload, (tag, reference), options, None)
 
     def items(
-        self, options: TaskOptions, tag: int, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], deadline: float | None
+        self,
+        options: TaskOptions,
+        tag: int,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        deadline: float | None,
     ) -> Iterator[Any] | None:
         """Queue the calls of a map in chunks and return the iterator of their results.
 
@@ -74,23 +79,24 @@ class Submission:
     def put(self, value: Any) -> Handle[Any]:
         """Keep an object for tasks to come."""
         self._ledger.check()
-        return Handle(value, self._registry, self._link.shares, self._link.wake)
+        return Handle(value, self._registry, self._link.lender, self._link.wake)
 
     def _payload(self, fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         if not self._registry.objects:
-            return dump_call(fn, args, kwargs, self._link.shares)
+            return dump_call(fn, args, kwargs, self._link.lender)
         with mentioned(self._registry) as keep:
-            return keep(dump_call(fn, args, kwargs, self._link.shares))
+            return keep(dump_call(fn, args, kwargs, self._link.lender))
 
-    def _payloads(
-        self, fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]
-    ) -> Iterator[bytes | Exception]:
+    def _payloads(self, fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]) -> Iterator[bytes | Exception]:
         """Return the payloads of a map's calls, with their function where it is given; or why one has none."""
         for args in calls:
-            try:
-                yield self._payload(fn, args, {})
-            except Exception as error:
-                yield error
+            yield self._payload_or_error(fn, args)
+
+    def _payload_or_error(self, fn: Callable[..., Any] | None, args: tuple[Any, ...]) -> bytes | Exception:
+        try:
+            return self._payload(fn, args, {})
+        except Exception as error:
+            return error
 
     def container(
         self, options: TaskOptions, container: Container, data: Any = "", *, task_id: str | None = None

@@ -193,12 +193,12 @@ class Broker:
         if worker is None:
             return []
         first = worker.done + 1
-        worker.done += outcomes.count
+        worker.done += outcomes.total
         worker.started = max(worker.started, worker.done + 1)
-        groups = worker.in_flight.take(first, first + outcomes.count)
+        groups = worker.in_flight.take(first, first + outcomes.total)
         for group in groups:
             self._roster.settle(worker, group)
-        if outcomes.plain and not worker.void and are_alike(groups, outcomes.count, worker.session):
+        if outcomes.plain and not worker.void and are_alike(groups, outcomes.total, worker.session):
             self._passed_on(groups[0], outcomes)
         else:
             self._looked_through(worker, first, groups, outcomes)
@@ -213,7 +213,7 @@ class Broker:
         """All outcomes are for one session and of one kind: they go on as they came."""
         session = group.session
         assert session is not None
-        self._measured(session, group.kind, outcomes.micros, outcomes.count)
+        self._measured(session, group.kind, outcomes.micros, outcomes.total)
         self._roster.out.append(Report(session.id, outcomes.batch, outcomes.shared))
 
     def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], outcomes: Outcomes) -> None:

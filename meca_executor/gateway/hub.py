@@ -10,23 +10,23 @@ import asyncio
 import itertools
 import logging
 import time
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
 from ..policy.placement import why_never
 from ..wire import proof
-from ..wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
+from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
 from ..wire.stream import Message, Stream
+from .session import Session, SessionRefused
 from .tasks import Forget, Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .broker import Broker
     from ..wire.payloads import Held
     from ..wire.records import Outcomes
+    from .broker import Broker
     from .ports import ContainerRuntime, WorkerRuntime
 
 LOOK_S = 0.02  #: how often workers that have something to do are looked at
@@ -36,36 +36,6 @@ PAUSE_BYTES = 64 << 20  #: unacknowledged bytes at which a session's tasks are n
 MAX_MESSAGE = 4 << 30  #: bytes of one task or result
 
 log = logging.getLogger("meca.gateway")
-
-
-@dataclass(eq=False)
-class Session:
-    """One client's session."""
-
-    id: str
-    owner: str  #: the access key that it belongs to
-    cap: int
-    tasks_per_worker: int | None
-    stream: Stream
-    send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
-    opened: bool = False  #: its setup has come
-    paused: bool = False
-    expiry: asyncio.TimerHandle | None = None
-    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
-    containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
-    calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
-
-    @property
-    def unfetched(self) -> int:
-        """Bytes of results that the client has not taken."""
-        shared = sum(held.segment.size for held in self.shared.values() if held.segment is not None)
-        return self.stream.unacked_bytes + shared
-
-
-class SessionRefused(MecaError):
-    """The session that a client asked for is not its own."""
 
 
 class Hub:
@@ -138,6 +108,7 @@ class Hub:
         log.info("session %s ends", session.id)
         session.send = None
         session.shared.clear()
+        session.lent.clear()
         if session.expiry is not None:
             session.expiry.cancel()
         for call in list(session.calls.values()):
@@ -195,13 +166,25 @@ class Hub:
             for number, _, _, payload in decode(body):
                 self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
         elif kind is Kind.RELEASE:
-            for _, _, _, reference in decode(body):
-                session.shared.pop(reference, None)
+            for _, what, _, reference in decode(body):
+                self._release(session, what, reference)
         elif kind is Kind.KILL:
             for number, _, _, _ in decode(body):
                 self._kill(session, number)
         else:
             raise MalformedBatch(f"{kind.name} does not go to a gateway")
+
+    def _release(self, session: Session, what: int, reference: bytes) -> None:
+        """The client has taken a result in shared memory; or is done with it, and its worker may use it again."""
+        if (held := session.shared.pop(reference, None)) is not None and held.segment is not None:
+            held.segment.close()
+            session.lent[reference] = held
+        if what == Release.FREED and (held := session.lent.pop(reference, None)) is not None:
+            self._workers.send(held.lender, Kind.DEFINE, encode([(0, Definition.FREED, 0, held.lent_as)]))
+        elif what == Release.TRIM:
+            for worker in self._broker.workers.values():
+                if worker.session is not None and worker.session.id == session.id:
+                    self._workers.send(worker.id, Kind.DEFINE, encode([(0, Definition.FREED, 0, b"")]))
 
     def _on_control(self, session: Session, fields: dict[str, Any]) -> None:
         if fields.get("type") == "bye":

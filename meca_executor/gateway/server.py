@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from aiohttp import web
 
-from ..wire import proof, segments
+from ..wire import probe, proof, segments
 from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
-from .hub import Hub, Session, SessionRefused, limits
+from .hub import Hub, limits
+from .session import Session, SessionRefused
 from .websocket import TAP, serve_taps
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Server:
         serve_taps(self._sio.eio)
         self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
         self._runner: web.AppRunner | None = None
-        self._probe = segments.Probe() if segments.available() else None  # shows a client that it can read our memory
+        self._probe = probe.Probe() if segments.available() else None  # shows a client that it can read our memory
 
     async def listen(self, host: str, port: int) -> int:
         """Start to serve; returns the port, which is a free one for 0.
@@ -209,7 +210,7 @@ class Server:
             "received": session.stream.received,
             "slots": slots,
             "python": platform.python_version(),
-            "memory": [self._probe and self._probe.offer(), segments.answer(str(hello.get("memory", "")))],
+            "memory": [self._probe and self._probe.offer(), probe.answer(str(hello.get("memory", "")))],
             **limits(),
         }
         return proof.to_text(fields)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
-from .app_process import LOOPBACK, AppProcess, printable
+from .app_connection import AppConnections, Unreachable
+from .app_process import AppProcess, printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
 EXCERPT_CHARS = 200  #: of a refusal's body, in the error's text
 DEATH_GRACE_S = 1.0  #: after a broken connection, for the app's end to show; without it the fault is the reply's
-PIECE_BYTES = 1 << 18  #: a large body is written in pieces; aiohttp warns of more than 1 MiB in one
-#: An idle connection is used again only while it is younger than this, so that no server closes it at that moment;
-#: a request that meets a closed connection cannot be told from one that was begun.
-KEEP_ALIVE_S = 1.0
 
 
 class Apps:
@@ -57,7 +54,6 @@ class Apps:
         self._max_in_flight = max_in_flight
         self._current: dict[str, _Instance] = {}  #: what takes new calls, by name
         self._all: set[_Instance] = set()  #: what has not ended, retired ones too
-        self._session: aiohttp.ClientSession | None = None
         self._closed = False
         for ref, folder in folders.items():
             self.add(ref, folder)
@@ -111,6 +107,9 @@ class Apps:
         instance = await self._claim(name)
         try:
             return await self._exchange(instance, content, timeout)
+        except asyncio.CancelledError:
+            self._retire(instance)
+            raise
         finally:
             instance.slots.release()
             self._release(instance)
@@ -124,8 +123,6 @@ class Apps:
         if self._all:
             # Every end has a limit of its own (`AppProcess`), and so has this wait.
             await asyncio.wait({instance.process.ended for instance in self._all})
-        if self._session is not None:
-            await self._session.close()
 
     async def _claim(self, name: str) -> _Instance:
         """Return an instance that is ready, with one of its slots taken."""
@@ -136,13 +133,15 @@ class Apps:
             if instance is None or not instance.process.usable:
                 instance = self._launch(name)
             instance.hold()
+            warm = instance.ready and not instance.slots.locked()
             try:
-                await self._until_ready(instance)
+                if not instance.ready:
+                    await self._until_ready(instance)
                 await instance.slots.acquire()
             except BaseException:
                 self._release(instance)
                 raise
-            if not instance.retired and instance.process.usable:
+            if warm or (not instance.retired and instance.process.usable):
                 return instance
             # Ended, or lost its right to new calls, while this one waited for its turn; it was not begun.
             instance.slots.release()
@@ -155,6 +154,7 @@ class Apps:
         failure = await asyncio.shield(process.ready)
         if failure is not None:
             raise ContainerFailed(failure)
+        instance.ready = True
         if first and not process.usable and not instance.retired:
             raise await self._lost(instance)
 
@@ -169,6 +169,7 @@ class Apps:
 
     def _forget(self, instance: _Instance) -> None:
         instance.stop_clock()
+        instance.connections.close()
         self._all.discard(instance)
         if self._current.get(instance.process.name) is instance:
             del self._current[instance.process.name]
@@ -193,33 +194,15 @@ class Apps:
             instance.clock = loop.call_later(self._idle_timeout, self._retire, instance)
 
     async def _exchange(self, instance: _Instance, content: bytes, timeout: float | None) -> bytes:
-        """Make the request, and notice when the app ends or the time is over before the reply is here."""
-        process = instance.process
-        request = asyncio.create_task(self._post(process, content))
-        waited: set[asyncio.Future[Any]] = {request, process.ended}
-        try:
-            await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if request.done():
-                return await self._outcome(instance, request)
-            if process.ended.done():
-                raise await self._lost(instance)
-            self._retire(instance)
-            raise TaskTimeout(f"{process.name} gave no reply within the timeout of {timeout:g} s and is stopped")
-        except asyncio.CancelledError:
-            self._retire(instance)
-            raise
-        finally:
-            request.cancel()
-            await asyncio.wait({request})
-            if not request.cancelled():
-                request.exception()  # looked at, or asyncio complains of one that nobody saw
-
-    async def _outcome(self, instance: _Instance, request: asyncio.Future[bytes]) -> bytes:
-        """Return the reply of a finished request, or say what its failure means."""
+        """Make the request and return the reply, or say what its failure means."""
         process = instance.process
         try:
-            return request.result()
-        except aiohttp.ClientConnectorError as error:
+            status, reply = await instance.connections.post(process.port, content, timeout)
+        except asyncio.TimeoutError:
+            self._retire(instance)
+            text = f"{process.name} gave no reply within the timeout of {timeout:g} s and is stopped"
+            raise TaskTimeout(text) from None
+        except Unreachable as error:
             self._retire(instance)
             raise await self._lost(instance, f"takes no connections any more ({error})") from error
         except aiohttp.ClientError as error:
@@ -228,6 +211,10 @@ class Apps:
                 raise await self._lost(instance) from error
             reason = printable(str(error)) or type(error).__name__
             raise TaskFailed(f"{process.name} gave no valid reply ({reason}); {process.last_lines()}") from error
+        if status >= 400:
+            excerpt = printable(reply.decode("utf-8", "replace"))[:EXCERPT_CHARS]
+            raise TaskFailed(f"{process.name} refused the task, HTTP status {status}: {excerpt}")
+        return reply
 
     async def _lost(self, instance: _Instance, otherwise: str = "ended") -> ContainerFailed:
         """Return the error for an app that had been ready; waits a moment for its end to show."""
@@ -238,24 +225,6 @@ class Apps:
         error.lost = True
         return error
 
-    async def _post(self, process: AppProcess, content: bytes) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                timeout=aiohttp.ClientTimeout(total=None),
-                cookie_jar=aiohttp.DummyCookieJar(),  # what one caller's reply sets is not for the next
-                headers={"Accept-Encoding": "identity"},
-            )
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-        body = content if len(content) <= PIECE_BYTES else _pieces(content)
-        url = f"http://{LOOPBACK}:{process.port}/"
-        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            reply = await response.read()
-        if response.status >= 400:
-            excerpt = printable(reply.decode("utf-8", "replace"))[:EXCERPT_CHARS]
-            raise TaskFailed(f"{process.name} refused the task, HTTP status {response.status}: {excerpt}")
-        return reply
-
 
 class _Instance:
     """One process of an app and the calls that hold on to it, waiting ones too."""
@@ -263,6 +232,8 @@ class _Instance:
     def __init__(self, process: AppProcess, slots: asyncio.Semaphore) -> None:
         self.process = process
         self.slots = slots
+        self.connections = AppConnections()
+        self.ready = False  #: has been; whether it still runs is for `AppProcess.usable`
         self.calls = 0
         self.retired = False
         self.clock: asyncio.TimerHandle | None = None
@@ -275,12 +246,6 @@ class _Instance:
         if self.clock is not None:
             self.clock.cancel()
             self.clock = None
-
-
-async def _pieces(content: bytes) -> AsyncIterator[memoryview]:
-    view = memoryview(content)
-    for start in range(0, len(view), PIECE_BYTES):
-        yield view[start : start + PIECE_BYTES]
 
 
 def _full_name(ref: str) -> str:

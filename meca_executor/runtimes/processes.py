@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..wire.payloads import held_by
 from ..wire.records import Kind, Outcomes, Status, decode, encode
-from ..wire.segments import Segment
+from ..wire.segments import Segment, size_of
 from . import board as page
 from .pipe import SUMMARY, Reader, framed
 
@@ -227,17 +227,18 @@ class Process:
             if self._taken:  # some of them stood in the outbox when it was looked at
                 outcomes = Outcomes.of(outcomes.batch[self._taken :])
                 self._taken = 0
-        if outcomes.count:
+        if outcomes.total:
             self._events.on_outcomes(self.number, outcomes)
 
     def _adopted(self, outcomes: Outcomes) -> Outcomes:
         """Return an outcome in shared memory as one that this process has, so that it outlives its worker."""
-        ((task, status, micros, _),) = decode(outcomes.batch)
+        ((task, status, micros, reference),) = decode(outcomes.batch)
         try:
-            held = held_by(Segment.adopt(self._handles.popleft()))
+            held = held_by(Segment.adopt(self._handles.popleft(), size_of(reference)))
         except (IndexError, OSError) as error:  # it was dropped on its way: no descriptor is left
             told = f"the gateway could not take a large result: {error}; it has too many of them, or open files"
             return Outcomes(encode([(task, int(Status.LOST), micros, told.encode())]), 1, micros, plain=True)
+        held.lender, held.lent_as = self.number, reference
         return Outcomes(encode([(task, status, micros, held)]), 1, micros, plain=True, shared=held)
 
     def _drain_printed(self) -> None:

@@ -13,12 +13,17 @@ import socket
 import sys
 import time
 import traceback
+import weakref
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MecaError
 from ..wire import objects
 from ..wire.calls import NO_DEFINITION, dump_exception
+from ..wire.lending import FREED, IDLE_BYTES, IDLE_MOST, LENT, Lender, forks
+from ..wire.parcels import SHARED
 from ..wire.payloads import Held, dump
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
+from ..wire.segments import Segment, map_segment
 from . import board as page
 from .initializer import load
 from .initializer import run as run_initializer
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
 
-Outcome = tuple[Status, bytes]
+Outcome = tuple[int, bytes]  #: a status, with flags; and the payload
 
 
 class Outbox:
@@ -41,13 +46,15 @@ class Outbox:
 
     def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
         self._sock = sock
+        self._lent: dict[bytes, Segment] = {}
+        self.lender = Lender()
         self._board = board
         self._filled = self._count = self._micros = 0
         self._plain = True
         self._generation = 0
         self.flushed_at = time.monotonic()
 
-    def put(self, task: int, status: Status, micros: int, payload: bytes) -> None:
+    def put(self, task: int, status: int, micros: int, payload: bytes) -> None:
         """Add a record; one that is larger than the outbox goes out at once, behind what is there."""
         size = HEADER_BYTES + len(payload)
         if type(payload) is Held:
@@ -67,15 +74,25 @@ class Outbox:
         self._micros += micros
         page.pack_u64(self._board, 40, self._filled)
 
-    def _put_shared(self, task: int, status: Status, micros: int, payload: Held) -> None:
+    def _put_shared(self, task: int, status: int, micros: int, payload: Held) -> None:
         """Send an outcome whose payload is in shared memory, and the memory's descriptor with it."""
-        assert payload.segment is not None
+        segment = payload.segment
+        assert segment is not None
         self.flush()
-        batch = SUMMARY.pack(micros, 1, 1) + pack_header(task, status, micros, len(payload)) + payload
+        batch = SUMMARY.pack(micros, 1, 1) + pack_header(task, status | LENT, micros, len(payload)) + payload
         message = framed(Kind.SHARED, batch)
-        sent = socket.send_fds(self._sock, [message], [payload.segment.fileno()])
+        sent = socket.send_fds(self._sock, [message], [segment.fileno()])
         self._sock.sendall(message[sent:])
-        payload.segment.close()
+        self._lent[bytes(payload)] = segment
+        while len(self._lent) > IDLE_MOST or sum(lent.capacity for lent in self._lent.values()) > IDLE_BYTES:
+            self._lent.pop(next(iter(self._lent))).close()
+
+    def freed(self, reference: bytes) -> None:
+        """The reader of a result in shared memory is done with it; or, with no reference, nobody needs any."""
+        if not reference:
+            self.lender.trim()
+        elif (segment := self._lent.pop(reference, None)) is not None:
+            self.lender.give_back(segment)
 
     def skip(self, task: int) -> None:
         """Say that a call was left alone."""
@@ -105,7 +122,7 @@ class Worker:
     """The loop and what it needs."""
 
     def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
-        self._share = False  #: this machine is the client's, too
+        self._lender: Lender | None = None  #: of memory for results, where this machine is the client's, too
         self._pipe = sock.makefile("rb", buffering=1 << 18)
         self._board = board
         self._definitions: dict[int, Callable[..., Any]] = {}
@@ -145,6 +162,8 @@ class Worker:
                 objects.hold(number, definition)
             elif what == Definition.FORGET:
                 objects.drop(number)
+            elif what == Definition.FREED:
+                self.outbox.freed(definition)
             else:
                 self._references[number] = definition
 
@@ -152,7 +171,7 @@ class Worker:
         environment, initializer = (payload for _, _, _, payload in decode(batch))
         fields = json.loads(environment)
         apply_environment(fields)
-        self._share = bool(fields.get("share"))
+        self._lender = self.outbox.lender if fields.get("share") else None
         if initializer:
             try:
                 run_initializer(initializer)
@@ -175,7 +194,7 @@ class Worker:
             if revoked_from < ordinal <= revoked_to:
                 outbox.skip(task)
                 continue
-            status, payload = self._run(reference, call)
+            status, payload = self._run(reference, call) if call[0] != SHARED else self._run_shared(reference, call)
             if self._forked:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
@@ -193,9 +212,21 @@ class Worker:
         except BaseException as error:
             return raised(error)
         try:
-            return Status.OK, dump(value, self._share)
+            return Status.OK, dump(value, self._lender)
         except BaseException as error:
             return raised(error)
+
+    def _run_shared(self, reference: int, call: bytes) -> tuple[int, bytes]:
+        """Run a call that is in shared memory, and say whether anything of that is left."""
+        held = Held(call)
+        try:
+            held.view = map_segment(call)
+        except MecaError as error:  # it is not there
+            return raised(error)
+        mapping, forked = weakref.ref(held.view.obj), forks()
+        status, payload = self._run(reference, held)
+        over = mapping() is None and forks() == forked
+        return (status | FREED if over else status), payload
 
     def _definition(self, number: int) -> Callable[..., Any]:
         fn = self._definitions.get(number)

@@ -18,9 +18,9 @@ def hold(number: int, payload: bytes) -> None:
         from .segments import SegmentGone, open_segment
 
         with contextlib.suppress(SegmentGone):  # told by `fetch`, to the task that wants it
-            held = Held(payload)
-            held.segment = open_segment(payload)
-            _payloads[number] = held
+            segment = open_segment(payload)
+            _payloads[number] = held = Held(payload)
+            held.segment = segment
 
 
 def drop(number: int) -> None:

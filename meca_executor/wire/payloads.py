@@ -15,6 +15,7 @@ from .parcels import PACKED, SHARED, Parcel, unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .lending import Lender
     from .segments import Segment
 
 SHARE_MIN = 256 << 10  #: bytes; a smaller parcel is quicker in the frame than in a segment of its own
@@ -22,14 +23,17 @@ _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  #: need no secon
 
 
 class Held(bytes):
-    """A payload that something has to live for: the segment that it refers to, or handles that it mentions."""
+    """A payload that something lives as long as: the segment that it refers to, or handles that it mentions."""
 
     segment: Segment | None = None
+    view: memoryview | None = None  #: what it refers to, mapped for who opens it next
     handles: Sequence[object] = ()
+    lender: int = 0  #: the worker whose segment it is
+    lent_as: bytes = b""  #: what that calls it
 
 
-def dump(value: object, share: bool) -> bytes:
-    """Return the payload of a value; what is large goes into shared memory if that is told.
+def dump(value: object, lender: Lender | None) -> bytes:
+    """Return the payload of a value; what is large goes into shared memory if somebody lends that.
 
     Raises:
         SharedMemoryFull: There is no room for it.
@@ -39,26 +43,25 @@ def dump(value: object, share: bool) -> bytes:
         data, buffers = pickle.dumps(value, PROTOCOL), list[memoryview]()
     else:
         data, buffers = pickled(value)
-    return data if not buffers and len(data) < SHARE_MIN else _large(data, buffers, share)
+    return data if not buffers and len(data) < SHARE_MIN else _large(data, buffers, lender)
 
 
-def dump_call(fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], share: bool) -> bytes:
+def dump_call(
+    fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], lender: Lender | None
+) -> bytes:
     """Return the payload of a call, with its function where that is given; all else as `dump`."""
     if fn is not None:
-        return dump((fn, args, kwargs), share)
+        return dump((fn, args, kwargs), lender)
     if kwargs or not _PLAIN.issuperset(map(type, args)):
-        return dump((args, kwargs), share)
+        return dump((args, kwargs), lender)
     data = pickle.dumps((args, kwargs), PROTOCOL)
-    return data if len(data) < SHARE_MIN else _large(data, [], share)
+    return data if len(data) < SHARE_MIN else _large(data, [], lender)
 
 
-def _large(data: bytes, buffers: list[memoryview], share: bool) -> bytes:
+def _large(data: bytes, buffers: list[memoryview], lender: Lender | None) -> bytes:
     parcel = Parcel(data, buffers)
-    if share and parcel.size >= SHARE_MIN:
-        from .segments import Segment
-
-        if (segment := Segment.create(parcel)) is not None:
-            return held_by(segment)
+    if lender is not None and parcel.size >= SHARE_MIN and (segment := lender.make(parcel)) is not None:
+        return held_by(segment)
     return parcel.pack() if buffers else data
 
 
@@ -79,8 +82,13 @@ def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
     if payload[0] == SHARED:
         from .segments import map_fd, map_segment
 
-        own = payload.segment if isinstance(payload, Held) else None
-        return unpack(map_segment(payload) if own is None else map_fd(own.fileno(), own.size))
+        if not isinstance(payload, Held):
+            return unpack(map_segment(payload))
+        if payload.view is not None:
+            view, payload.view = payload.view, None
+            return unpack(view)
+        assert payload.segment is not None
+        return unpack(map_fd(payload.segment.fileno(), payload.segment.size))
     return unpack(bytearray(payload))
 
 

@@ -47,13 +47,13 @@ class Kind(IntEnum):
     CONTROL = 1  # -, -, -, a JSON object: {"type": ...}
     OPTIONS = 2  # options id, -, -, a JSON object: how tasks with this tag run
     DEFINE = 3  # definition id, Definition, -, what is defined
-    TASKS = 4  # groups: count, options id, definition id (0: the functions are in the calls), batch of (task id, 0, 0, call)
+    TASKS = 4  # a group: count, options id, definition id (0: in the calls), batch of (task id, 0, 0, call)
     RESULTS = 5  # task id, Status, microseconds, outcome
     KILL = 6  # task id, -, -, nothing
     ACK = 7  # only the header's acknowledgement counts
     SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
     SHARED = 12  # as RESULTS: one whose payload refers to shared memory, which is kept until it is released
-    RELEASE = 13  # -, -, -, such a payload: its memory is mapped
+    RELEASE = 13  # -, Release, -, such a payload
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox
@@ -67,6 +67,15 @@ class Definition(IntEnum):
     PATH = 1  # a JSON list: where the client's modules are found, from now on
     OBJECT = 2  # the payload of an object that calls mention by its number, a random one
     FORGET = 3  # nothing: no call mentions that object any more
+    FREED = 4  # pipe only, the payload of an outcome in shared memory: its reader is done
+
+
+class Release(IntEnum):
+    """What a client says of results in shared memory."""
+
+    MAPPED = 0  # it has mapped this one
+    FREED = 1  # nothing of this one is left
+    TRIM = 2  # (no payload) it has had no large ones for a while
 
 
 class Status(IntEnum):
@@ -94,7 +103,7 @@ class Outcomes(NamedTuple):
     """What became of calls that a worker did, in the order in which it had them."""
 
     batch: bytes  #: records of `Kind.RESULTS`
-    count: int
+    total: int  #: how many
     micros: int  #: run time of all
     plain: bool  #: none was skipped
     shared: Held | None = None  #: the payload of the one outcome, when it is in shared memory

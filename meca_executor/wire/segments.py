@@ -4,14 +4,13 @@ A segment is a memory file without a name (memfd, Linux): another process opens 
 descriptor, through `/proc/PID/fd/N`, or gets the descriptor itself over a Unix socket. It is gone with its
 last descriptor and its last mapping, so nothing can be left behind, whoever is killed.
 
-What was written is sealed: it keeps its size and its content, so that a reader can neither be made to read
-beyond the end (SIGBUS) nor see it change. Readers map it copy-on-write: an array can be written to, and
-the others do not see it.
+A segment keeps its size, by a seal that readers demand, so that none can be made to read beyond the end (SIGBUS).
+Its content is written anew only when its readers have said that they are done (see `lending`). They map it
+copy-on-write: an array can be written to, and the others do not see it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -36,10 +35,9 @@ SHARE_OF_DESCRIPTORS = 4  #: else this part of the limit
 STEP = 16 << 20
 LOOK_FROM = 16 << 20  #: bytes from which the memory that is left is looked up first, which takes 25 µs
 
-_NAME = "meca-segment"
-_LINK = f"/memfd:{_NAME} (deleted)"
+NAME = "meca-segment"
+_LINK = f"/memfd:{NAME} (deleted)"
 _REFERENCE = struct.Struct("<BIIQQ")  # b"M", pid, descriptor, inode, size
-_NONCE_BYTES = 32
 
 _open: set[int] = set()  #: descriptors of this process's segments; a set's own methods need no lock
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  #: those that keep a descriptor of their own
@@ -71,16 +69,17 @@ class Segment:
     descriptor of its own, which its copy of the object closes.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_inode", "size")
+    __slots__ = ("__weakref__", "_fd", "_inode", "capacity", "size")
 
-    size: int  #: bytes
+    size: int  #: bytes of what it holds
+    capacity: int  #: bytes that it can hold
 
     def __init__(self, fd: int) -> None:
         """Take the descriptor of a sealed memory file; use `create` or `adopt`."""
         status = os.fstat(fd)
         self._fd = fd
         self._inode = status.st_ino
-        self.size = status.st_size
+        self.size = self.capacity = status.st_size
         _open.add(fd)
 
     @classmethod
@@ -95,31 +94,41 @@ class Segment:
         if len(_open) >= most_open() or not available():
             return None
         try:
-            fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError:  # no descriptor left, or not allowed
             return None
         try:
             _reserve(fd, parcel.size)
             _write_all(fd, parcel.parts())
-            _seal(fd)
+            seal(fd)
             return cls(fd)
         except BaseException:
             os.close(fd)
             raise
 
+    def rewrite(self, parcel: Parcel) -> None:
+        """Put another parcel in its place, which has to fit; for when nobody reads it any more."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        _write_all(self._fd, parcel.parts())
+        self.size = parcel.size
+
     @classmethod
-    def adopt(cls, fd: int) -> Segment:
+    def adopt(cls, fd: int, size: int) -> Segment:
         """Return the segment of a descriptor that came over a Unix socket; the descriptor is its own from here on.
 
-        It counts as an open one, but is never refused for their number.
+        It holds `size` bytes. It counts as an open one, but is never refused for their number.
 
         Raises:
             SegmentGone: It is not the descriptor of a segment. It was closed.
         """
         try:
-            _check(fd)
+            check(fd)
             os.set_inheritable(fd, False)  # recv_fds leaves it inheritable
-            return cls(fd)
+            segment = cls(fd)
+            if segment.capacity < size:
+                raise SegmentGone(f"descriptor {fd} has {segment.capacity} bytes of shared memory, not {size}")
+            segment.size = size
+            return segment
         except BaseException:
             os.close(fd)
             raise
@@ -166,7 +175,7 @@ def map_segment(reference: bytes) -> memoryview:
         SharedMemoryFull: There is no room to map it.
     """
     _, pid, number, inode, size = _fields(reference)
-    fd = _open_other(pid, number)
+    fd = open_other(pid, number)
     try:
         return _map(fd, size, inode)
     finally:
@@ -181,11 +190,20 @@ def open_segment(reference: bytes) -> Segment:
         SegmentGone: As `map_segment`.
     """
     _, pid, number, inode, size = _fields(reference)
-    segment = Segment.adopt(_open_other(pid, number))
-    if (segment.size, segment._inode) != (size, inode):
+    segment = Segment.adopt(open_other(pid, number), size)
+    if segment._inode != inode:
         segment.close()
         raise SegmentGone(f"the shared memory of {size} bytes was closed: its descriptor is another segment's")
     return segment
+
+
+def size_of(reference: bytes) -> int:
+    """Return the bytes of what is referred to.
+
+    Raises:
+        MalformedParcel: This is not a reference.
+    """
+    return _fields(reference)[4]
 
 
 def _fields(reference: bytes) -> tuple[int, int, int, int, int]:
@@ -246,18 +264,19 @@ def _write_all(fd: int, parts: Iterable[bytes | memoryview]) -> None:
 
 
 def _seals() -> int:
-    return fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    return fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
-def _seal(fd: int) -> None:
+def seal(fd: int) -> None:
+    """Have a memory file keep its size from here on."""
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _seals() | fcntl.F_SEAL_SEAL)
 
 
 # -- reading
 
 
-def _open_other(pid: int, number: int) -> int:
-    """Return a descriptor of our own for another process's memory file.
+def open_other(pid: int, number: int) -> int:
+    """Return a descriptor of our own for another process's memory file, which is still to be checked.
 
     The name comes first, because to open is to do something with some files (a device, a pipe); `_check`
     has to follow, because the number may be another file's by then.
@@ -272,8 +291,8 @@ def _open_other(pid: int, number: int) -> int:
     raise SegmentGone(f"descriptor {number} of process {pid} is no longer shared memory of ours, but {link}")
 
 
-def _check(fd: int) -> os.stat_result:
-    """Return the status of a sealed memory file.
+def check(fd: int) -> os.stat_result:
+    """Return the status of a memory file that keeps its size.
 
     Raises:
         SegmentGone: It is something else; something that can be cut while we read it, say.
@@ -283,13 +302,13 @@ def _check(fd: int) -> os.stat_result:
     except OSError as error:  # EINVAL: no memory file at all
         raise SegmentGone(f"descriptor {fd} is not shared memory: {error.strerror}") from error
     if seals & _seals() != _seals():
-        raise SegmentGone(f"descriptor {fd} is memory that its owner can still change")
+        raise SegmentGone(f"descriptor {fd} is memory that its owner can still cut")
     return os.fstat(fd)
 
 
 def _map(fd: int, size: int, inode: int | None) -> memoryview:
-    status = _check(fd)
-    if status.st_size != size or inode not in (None, status.st_ino):
+    status = check(fd)
+    if status.st_size < size or inode not in (None, status.st_ino):
         raise SegmentGone(
             f"the shared memory of {size} bytes was closed: its descriptor is another segment's, "
             f"of {status.st_size} bytes"
@@ -318,77 +337,3 @@ def _copy(fd: int, size: int) -> mmap.mmap:
     while position < size:
         position += os.preadv(fd, [view[position:]], position)
     return mapping
-
-
-# -- are we on one machine?
-
-
-class Probe:
-    """A secret in shared memory, by which another process shows that it can read ours.
-
-    It shows one direction only: each side that is to read needs an answer of its own to a probe of the other.
-    """
-
-    def __init__(self) -> None:
-        """Make the secret; for systems where `available()`.
-
-        Raises:
-            OSError: The system gives none.
-        """
-        self._nonce = os.urandom(_NONCE_BYTES)
-        self._fd = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.write(self._fd, self._nonce)
-        _seal(self._fd)
-
-    def offer(self) -> str:
-        """Return where the secret is, and by what it is known, as text without the secret.
-
-        Raises:
-            ValueError: The probe was closed.
-        """
-        if self._fd < 0:
-            raise ValueError("the probe was closed")
-        return f"{os.getpid()}:{self._fd}:{os.fstat(self._fd).st_ino}:{_digest(self._nonce)}"
-
-    def accepts(self, answer: str | None) -> bool:
-        """Whether this is what `answer` returns to one who has read the secret."""
-        import hmac
-
-        told = (answer or "").encode("utf-8", "replace")
-        return hmac.compare_digest(told, self._nonce.hex().encode())
-
-    def close(self) -> None:
-        """Let go of the secret, which nobody can read from then on; a second time does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):
-            self.close()
-
-
-def _digest(nonce: bytes) -> str:
-    import hashlib  # not at the top: it takes some milliseconds, and workers only map
-
-    return hashlib.sha256(nonce).hexdigest()
-
-
-def answer(offer: str) -> str | None:
-    """Return the secret of another process's probe, or None where this process cannot read it.
-
-    The offer may come from anybody: nothing is given away but what its sender has described by its hash.
-    """
-    if not available():
-        return None
-    with contextlib.suppress(ValueError, SegmentGone):
-        pid, number, inode, digest = offer.split(":")
-        fd = _open_other(int(pid), int(number))
-        try:
-            if _check(fd).st_ino == int(inode):
-                nonce = os.pread(fd, _NONCE_BYTES, 0)
-                if _digest(nonce) == digest:
-                    return nonce.hex()
-        finally:
-            os.close(fd)
-    return None

@@ -80,7 +80,7 @@ def _go_on(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[An
         while True:
             try:
                 value = yield waits_for
-            except BaseException as error:
+            except BaseException as error:  # noqa: PERF203
                 waits_for = coroutine.throw(error)
             else:
                 waits_for = coroutine.send(value)

@@ -80,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection; each has a process of its own."""
 
     protocol_version = "HTTP/1.1"  # connections are kept for more requests, which more than halves the time of a call
-    disable_nagle_algorithm = True  # or the body of a reply waits for the receipt of its head
+    wbufsize = -1  # a buffer: head and body of a reply leave in one piece, and the caller wakes up once
+    disable_nagle_algorithm = True  # or the end of a reply larger than that waits for the receipt of its begin
     timeout = 60  #: seconds without a request, or without progress of one, after which the connection is closed
 
     def do_POST(self) -> None:
@@ -103,6 +104,12 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # no memory or no process left: tell who asked, and leave the traceback in the log
             traceback.print_exc()
             self.reply_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
+
+    def handle_expect_100(self) -> bool:
+        """Let a caller with a large body go on, who waits for this line."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
 
     def do_GET(self) -> None:
         """Refuse: inputs are posted."""

@@ -32,7 +32,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection; requests run in threads of their own."""
 
     protocol_version = "HTTP/1.1"  # connections are kept for more requests, which more than halves the time of a call
-    disable_nagle_algorithm = True  # or the body of a reply waits for the receipt of its head
+    wbufsize = -1  # a buffer: head and body of a reply leave in one piece, and the caller wakes up once
+    disable_nagle_algorithm = True  # or the end of a reply larger than that waits for the receipt of its begin
 
     def do_POST(self) -> None:
         """Answer one input."""
@@ -52,6 +53,12 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # a fault of answer(): tell who asked, and leave the traceback in the log
             traceback.print_exc()
             self.reply_error(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
+
+    def handle_expect_100(self) -> bool:
+        """Let a caller with a large body go on, who waits for this line."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
 
     def do_GET(self) -> None:
         """Show a visitor that the server is there."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
+from meca_executor.client.chunks import Chunk, Map
 from meca_executor.client.future import MecaFuture
 from meca_executor.client.ledger import Again, Ledger
 from meca_executor.client.options import TaskOptions
@@ -14,7 +16,7 @@ from meca_executor.wire.calls import dumps
 from meca_executor.wire.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 KIND = (0, 1)
 NOW = 1000.0
@@ -42,6 +44,15 @@ class Client:
         self.ledger.add(Task(future.number, future, payload, kind, options, decode))
         return future
 
+    def add_chunk(
+        self, count: int, *, retry: object = None, size: int | None = None, kind: tuple[int, int] = KIND
+    ) -> Chunk:
+        """Submit items of a map; their payloads are their indexes, or of this size."""
+        payloads = [b"%d" % index if size is None else bytes(size) for index in range(count)]
+        chunk = Chunk(kind, TaskOptions().changed(retry=retry), payloads, Map(self._numbers, threading.Condition()))
+        self.ledger.add(chunk)
+        return chunk
+
     def short(self, kind: tuple[int, int] = KIND) -> None:
         """Let a kind of task be known as short, so that the credit holds none of it back."""
         self.ledger.credit.measured(kind, 0, 1)
@@ -54,6 +65,10 @@ class Client:
         """An outcome of one task arrives."""
         assert future.number is not None
         return self.ledger.settle([(future.number, int(status), micros, payload)])
+
+    def settle_numbers(self, numbers: Iterable[int], value: object = None) -> list[Again]:
+        """Results of tasks and items arrive in one message."""
+        return self.ledger.settle([(number, int(Status.OK), 100, dumps(value)) for number in numbers])
 
     def done(self, future: MecaFuture[Any], value: object = None, micros: int = 100) -> list[Again]:
         return self.settle(future, Status.OK, dumps(value), micros)

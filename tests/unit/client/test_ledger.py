@@ -21,7 +21,6 @@ from meca_executor import (
     WorkerDied,
 )
 from meca_executor.client.container import Container
-from meca_executor.client.future import MecaFuture
 from meca_executor.client.ledger import BATCH_BYTES, BATCH_TASKS
 from meca_executor.wire.calls import RemoteTraceback, dump_exception, dumps
 from meca_executor.wire.records import Record, Status
@@ -31,6 +30,8 @@ from .clients import Client
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+
+    from meca_executor.client.future import MecaFuture
 
 
 # -- handing over

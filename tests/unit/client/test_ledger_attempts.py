@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tenacity
@@ -17,12 +17,14 @@ from meca_executor import (
     TaskKilled,
     WorkerDied,
 )
-from meca_executor.client.future import MecaFuture
-from meca_executor.client.ledger import Again
 from meca_executor.policy.credit import SLOT_US
 from meca_executor.wire.records import Status
 
 from .clients import Client
+
+if TYPE_CHECKING:
+    from meca_executor.client.future import MecaFuture
+    from meca_executor.client.ledger import Again
 
 quickly = settings(database=None, deadline=None, derandomize=True, max_examples=100)
 

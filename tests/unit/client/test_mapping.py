@@ -134,7 +134,9 @@ def test_a_result_that_is_not_there_in_time(pool: ThreadPoolExecutor, timeout: f
         futures.append(pool.submit(fn, *args))
         return futures[-1]
 
-    results = results_in_order(weakref.ref(pool), submit, lambda _: block.wait(10), iter(Watched(10)), timeout, None)
+    results = results_in_order(
+        weakref.ref(pool), submit, lambda _: block.wait(10), iter(Watched(10)), time.monotonic() + timeout, None
+    )
     try:
         with pytest.raises(Late):
             next(results)

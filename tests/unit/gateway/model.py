@@ -98,7 +98,7 @@ class ModelRuntime:
         for todo in instructions:
             self.told.append(todo)
             if isinstance(todo, Report):
-                self._take_in(*todo)
+                self._take_in(todo.session, todo.batch)
             elif isinstance(todo, Spawn):
                 assert todo.worker not in self.workers
                 self.workers[todo.worker] = ModelWorker(todo.worker)

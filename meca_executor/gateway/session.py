@@ -1,0 +1,48 @@
+"""A client's session, as long as the gateway keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import MecaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..wire.payloads import Held
+    from ..wire.stream import Stream
+    from .tasks import Options
+
+
+@dataclass(eq=False)
+class Session:
+    """One client's session."""
+
+    id: str
+    owner: str  #: the access key that it belongs to
+    cap: int
+    tasks_per_worker: int | None
+    stream: Stream
+    send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
+    opened: bool = False  #: its setup has come
+    paused: bool = False
+    expiry: asyncio.TimerHandle | None = None
+    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
+    containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
+    calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
+
+    lent: dict[bytes, Held] = field(default_factory=dict)  #: those that it has mapped
+
+    @property
+    def unfetched(self) -> int:
+        """Bytes of results that the client has not taken."""
+        shared = sum(held.segment.size for held in self.shared.values() if held.segment is not None)
+        return self.stream.unacked_bytes + shared
+
+
+class SessionRefused(MecaError):
+    """The session that a client asked for is not its own."""
