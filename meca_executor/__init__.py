@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .client.container import Container as Container
     from .client.executor import MecaExecutor as MecaExecutor
     from .client.future import MecaFuture as MecaFuture
+    from .client.handles import Handle as Handle
     from .errors import AttemptLost as AttemptLost
     from .errors import ContainerFailed as ContainerFailed
     from .errors import ExecutorClosed as ExecutorClosed
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .errors import MecaError as MecaError
     from .errors import NoHostFits as NoHostFits
     from .errors import ProtocolMismatch as ProtocolMismatch
+    from .errors import SharedMemoryFull as SharedMemoryFull
+    from .errors import SharedMemoryGone as SharedMemoryGone
     from .errors import TaskError as TaskError
     from .errors import TaskFailed as TaskFailed
     from .errors import TaskKilled as TaskKilled
@@ -44,6 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "MecaExecutor": ".client.executor",
     "MecaFuture": ".client.future",
+    "Handle": ".client.handles",
     "Container": ".client.container",
     "as_completed": "concurrent.futures",
     "wait": "concurrent.futures",
@@ -60,6 +64,8 @@ _HOMES = {
             "MecaError",
             "NoHostFits",
             "ProtocolMismatch",
+            "SharedMemoryFull",
+            "SharedMemoryGone",
             "TaskError",
             "TaskFailed",
             "TaskKilled",

@@ -21,6 +21,8 @@ __all__ = [
     "MecaError",
     "NoHostFits",
     "ProtocolMismatch",
+    "SharedMemoryFull",
+    "SharedMemoryGone",
     "TaskError",
     "TaskFailed",
     "TaskKilled",
@@ -152,5 +154,17 @@ class UntrustedResult(TaskError):
 
     The text names the type and the way out.
     """
+
+    __module__ = "meca_executor"
+
+
+class SharedMemoryFull(MecaError, MemoryError):
+    """There is no room in memory for a large argument or result; its size and the way out are in the text."""
+
+    __module__ = "meca_executor"
+
+
+class SharedMemoryGone(MecaError, OSError):
+    """Shared memory that a large value was in cannot be read: its process ended, or it belongs to another user."""
 
     __module__ = "meca_executor"

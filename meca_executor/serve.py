@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -26,8 +28,22 @@ if TYPE_CHECKING:
 
 EMBEDDED_KEY = "embedded"  #: the one access key of an embedded gateway; its secret is the one-time token
 PARENT_POLL_S = 1.0
+DESCRIPTORS = 65_536
 
 log = logging.getLogger("meca.gateway")
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have many descriptors open, and return the old limit.
+
+    Large results are one each until they are fetched.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # some systems have a limit that they do not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft
 
 
 class Gateway:
@@ -53,7 +69,7 @@ class Gateway:
         environ = without_secrets(os.environ)
         self._apps = Apps({**shipped(), **apps}, environ=environ)
         self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting)
-        self._hub.start(Processes(self._hub, environ), ready_workers)
+        self._hub.start(Processes(self._hub, environ, raise_descriptor_limit()), ready_workers)
         # The embedded gateway serves its one client only.
         old_dialect = None if trusting else (frozenset(map(with_tag, apps)), host_capacity())
         self._server = Server(self._hub, secrets, slots, old_dialect)

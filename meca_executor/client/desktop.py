@@ -21,8 +21,8 @@ from .http import Handshake
 
 if TYPE_CHECKING:
     from .chunks import Slice
-    from .tasks import Task
     from .driver import Host
+    from .tasks import Task
 
 OFFLOADED_S = 30.0  #: the app acknowledges an offer within this time, or the attempt counts as lost
 #: After so long without `registered` we connect anew: another program's leaving takes it away from all who wait

@@ -36,7 +36,7 @@ MOST_HANDLES = 8  #: descriptors in one read; a worker sends one with a message
 ROOT = str(Path(__file__).resolve().parents[2])
 CODE = (
     "import sys; sys.path[:] = filter(None, sys.path); {root!r} in sys.path or sys.path.append({root!r}); "
-    "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner})"
+    "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner}, {descriptors})"
 )
 
 
@@ -53,8 +53,9 @@ class Events(Protocol):
 class Processes:
     """The worker processes of one gateway. Make and use it in the main thread's loop (it needs SIGCHLD)."""
 
-    def __init__(self, events: Events, environ: Mapping[str, str]) -> None:
+    def __init__(self, events: Events, environ: Mapping[str, str], descriptors: int = 1024) -> None:
         self._events = events
+        self._descriptors = descriptors  #: that a worker may have open
         self._environ = dict(environ)
         self._workers: dict[int, Process] = {}
         self._gone = asyncio.Event()
@@ -66,7 +67,7 @@ class Processes:
         """Start a worker under this number; a failure to start is its end."""
         self._gone.clear()
         try:
-            self._workers[worker] = Process(worker, self._events, self._environ, self._loop)
+            self._workers[worker] = Process(worker, self._events, self._environ, self._descriptors, self._loop)
         except OSError as error:
             self._loop.call_soon(self._events.on_end, worker, 0, f"a worker process cannot be started: {error}")
 
@@ -115,7 +116,9 @@ class Processes:
 class Process:
     """One worker process, seen from its owner."""
 
-    def __init__(self, number: int, events: Events, environ: dict[str, str], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, number: int, events: Events, environ: dict[str, str], descriptors: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.number = number
         self._events = events
         self._loop = loop
@@ -132,7 +135,7 @@ class Process:
             self.board = page.map_board(handle)
             self._sock, theirs = socket.socketpair()
             with theirs:
-                self._popen = start_interpreter(theirs.fileno(), handle, environ)
+                self._popen = start_interpreter(theirs.fileno(), handle, environ, descriptors)
         finally:
             os.close(handle)
         self._sock.setblocking(False)
@@ -342,9 +345,9 @@ class Process:
         self._events.on_end(self.number, seen.started, how)
 
 
-def start_interpreter(sock: int, board: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+def start_interpreter(sock: int, board: int, environ: dict[str, str], descriptors: int) -> subprocess.Popen[bytes]:
     """Start a fresh interpreter that runs `worker.main`, in a process group of its own."""
-    code = CODE.format(root=ROOT, sock=sock, board=board, owner=os.getpid())
+    code = CODE.format(root=ROOT, sock=sock, board=board, owner=os.getpid(), descriptors=descriptors)
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
     kwargs: dict[str, Any] = {"start_new_session": True, "pass_fds": (sock, board), "env": environ, "bufsize": 0}
     return subprocess.Popen(

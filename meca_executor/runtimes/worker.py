@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import sys
 import time
@@ -265,9 +266,18 @@ def apply_environment(environment: dict[str, Any]) -> None:
         multiprocessing.current_process().authkey = bytes.fromhex(authkey)
 
 
-def main(sock_fd: int, board_fd: int, owner: int) -> None:
-    """Serve on an inherited socket and board until the owner (a process id) is gone."""
+def main(sock_fd: int, board_fd: int, owner: int, descriptors: int) -> None:
+    """Serve on an inherited socket and board until the owner (a process id) is gone.
+
+    Args:
+        sock_fd: Messages.
+        board_fd: The shared page.
+        owner: Process id.
+        descriptors: That this process may have open; its owner has a limit of its own.
+    """
     die_with_parent(owner)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     for stream in (sys.stdout, sys.stderr):
         # Whole lines at once, into pipes that the owner reads; what subprocesses write stands in order with it.
         stream.reconfigure(  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from ..errors import SharedMemoryGone
 from .parcels import SHARED
 from .payloads import Held, load
 
@@ -15,9 +16,9 @@ def hold(number: int, payload: bytes) -> None:
     """Keep an object's payload; what is in shared memory is from now on held open by this process."""
     _payloads[number] = payload
     if payload[0] == SHARED:
-        from .segments import SegmentGone, open_segment
+        from .segments import open_segment
 
-        with contextlib.suppress(SegmentGone):  # told by `fetch`, to the task that wants it
+        with contextlib.suppress(SharedMemoryGone):  # told by `fetch`, to the task that wants it
             segment = open_segment(payload)
             _payloads[number] = held = Held(payload)
             held.segment = segment

@@ -76,7 +76,7 @@ def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
     """Return the pickle of a payload and its buffers, which can be written to.
 
     Raises:
-        SegmentGone: It is in shared memory that is there no more.
+        SharedMemoryGone: It is in shared memory that is there no more.
         MalformedParcel: It is no payload.
     """
     if payload[0] == SHARED:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .segments import NAME, SegmentGone, available, check, open_other, seal
+from ..errors import SharedMemoryGone
+from .segments import NAME, available, check, open_other, seal
 
 _NONCE_BYTES = 32
 
@@ -68,7 +69,7 @@ def answer(offer: str) -> str | None:
     """
     if not available():
         return None
-    with contextlib.suppress(ValueError, SegmentGone):
+    with contextlib.suppress(ValueError, SharedMemoryGone):
         pid, number, inode, digest = offer.split(":")
         fd = open_other(int(pid), int(number))
         try:

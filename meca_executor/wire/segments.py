@@ -21,7 +21,7 @@ import sys
 import weakref
 from typing import TYPE_CHECKING
 
-from ..errors import MecaError
+from ..errors import SharedMemoryFull, SharedMemoryGone
 from .parcels import SHARED, MalformedParcel
 
 if TYPE_CHECKING:
@@ -41,14 +41,6 @@ _REFERENCE = struct.Struct("<BIIQQ")  # b"M", pid, descriptor, inode, size
 
 _open: set[int] = set()  #: descriptors of this process's segments; a set's own methods need no lock
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  #: those that keep a descriptor of their own
-
-
-class SharedMemoryFull(MecaError, MemoryError):
-    """There is no room in memory for a payload; its size and the way out are in the text."""
-
-
-class SegmentGone(MecaError, OSError):
-    """The shared memory that was referred to cannot be read: it was closed, its process ended, or it is another's."""
 
 
 def available() -> bool:
@@ -119,14 +111,14 @@ class Segment:
         It holds `size` bytes. It counts as an open one, but is never refused for their number.
 
         Raises:
-            SegmentGone: It is not the descriptor of a segment. It was closed.
+            SharedMemoryGone: It is not the descriptor of a segment. It was closed.
         """
         try:
             check(fd)
             os.set_inheritable(fd, False)  # recv_fds leaves it inheritable
             segment = cls(fd)
             if segment.capacity < size:
-                raise SegmentGone(f"descriptor {fd} has {segment.capacity} bytes of shared memory, not {size}")
+                raise SharedMemoryGone(f"descriptor {fd} has {segment.capacity} bytes of shared memory, not {size}")
             segment.size = size
             return segment
         except BaseException:
@@ -171,7 +163,7 @@ def map_segment(reference: bytes) -> memoryview:
 
     Raises:
         MalformedParcel: This is not a reference.
-        SegmentGone: There is no such segment (any more), or this process may not read it.
+        SharedMemoryGone: There is no such segment (any more), or this process may not read it.
         SharedMemoryFull: There is no room to map it.
     """
     _, pid, number, inode, size = _fields(reference)
@@ -187,13 +179,13 @@ def open_segment(reference: bytes) -> Segment:
 
     Raises:
         MalformedParcel: This is not a reference.
-        SegmentGone: As `map_segment`.
+        SharedMemoryGone: As `map_segment`.
     """
     _, pid, number, inode, size = _fields(reference)
     segment = Segment.adopt(open_other(pid, number), size)
     if segment._inode != inode:
         segment.close()
-        raise SegmentGone(f"the shared memory of {size} bytes was closed: its descriptor is another segment's")
+        raise SharedMemoryGone(f"the shared memory of {size} bytes was closed: its descriptor is another segment's")
     return segment
 
 
@@ -217,7 +209,7 @@ def map_fd(fd: int, size: int) -> memoryview:
     """Return the content of the segment behind a descriptor, which stays the caller's; all else as `map_segment`.
 
     Raises:
-        SegmentGone: It is not the descriptor of a segment of `size` bytes.
+        SharedMemoryGone: It is not the descriptor of a segment of `size` bytes.
         SharedMemoryFull: There is no room to map it.
     """
     return _map(fd, size, None)
@@ -287,29 +279,29 @@ def open_other(pid: int, number: int) -> int:
         if link == _LINK:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        raise SegmentGone(f"the shared memory of process {pid} cannot be opened: {error.strerror}") from error
-    raise SegmentGone(f"descriptor {number} of process {pid} is no longer shared memory of ours, but {link}")
+        raise SharedMemoryGone(f"the shared memory of process {pid} cannot be opened: {error.strerror}") from error
+    raise SharedMemoryGone(f"descriptor {number} of process {pid} is no longer shared memory of ours, but {link}")
 
 
 def check(fd: int) -> os.stat_result:
     """Return the status of a memory file that keeps its size.
 
     Raises:
-        SegmentGone: It is something else; something that can be cut while we read it, say.
+        SharedMemoryGone: It is something else; something that can be cut while we read it, say.
     """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:  # EINVAL: no memory file at all
-        raise SegmentGone(f"descriptor {fd} is not shared memory: {error.strerror}") from error
+        raise SharedMemoryGone(f"descriptor {fd} is not shared memory: {error.strerror}") from error
     if seals & _seals() != _seals():
-        raise SegmentGone(f"descriptor {fd} is memory that its owner can still cut")
+        raise SharedMemoryGone(f"descriptor {fd} is memory that its owner can still cut")
     return os.fstat(fd)
 
 
 def _map(fd: int, size: int, inode: int | None) -> memoryview:
     status = check(fd)
     if status.st_size < size or inode not in (None, status.st_ino):
-        raise SegmentGone(
+        raise SharedMemoryGone(
             f"the shared memory of {size} bytes was closed: its descriptor is another segment's, "
             f"of {status.st_size} bytes"
         )

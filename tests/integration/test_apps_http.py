@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from meca_executor.runtimes.apps import Apps
 
-#: An app without any HTTP library, which sends what it is told: {"send": text, "then": "keep" | "close" | "hang"}.
+#: An app without any HTTP library, which sends what it is told: {"send": text, "then": what else}.
 #: Without "send" it tells how many connections it has had, how many are open, and the request's head.
 LITERAL = """
 import json, os, socket, threading, time
@@ -60,9 +60,22 @@ def answer(connection, stream):
         connection.sendall(f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}".encode())
     if order.get("then") == "exit":
         os._exit(5)
+    if order.get("then") == "leave":
+        leave_a_child(order["begun"])
     if order.get("then") == "hang":
         time.sleep(100)
     return order.get("then", "keep") == "keep"
+
+def leave_a_child(file):
+    out, into = os.pipe()
+    if os.fork() == 0:
+        os.setsid()  # now nobody kills it with the app
+        os.write(into, b".")
+        while os.path.exists(file):
+            time.sleep(0.01)
+        os._exit(0)
+    os.read(out, 1)
+    os._exit(7)
 
 server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
 print("meca-init-done", flush=True)
@@ -200,6 +213,20 @@ def test_close_in_the_middle_of_a_reply(tmp_path: Path) -> None:
         await apps.close()
         with pytest.raises(ContainerFailed):
             await call
+
+    run(test, {"app": make_app(tmp_path / "app", LITERAL)})
+
+
+def test_app_whose_child_keeps_the_connection_open(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    async def test(apps: Apps) -> None:
+        try:
+            with pytest.raises(ContainerFailed, match="exit code 7") as caught:
+                await order(apps, send="HTTP/1.1 200 OK\r\n\r\nyes", then="leave", begun=str(begun))
+        finally:
+            begun.unlink()
+        assert caught.value.lost
 
     run(test, {"app": make_app(tmp_path / "app", LITERAL)})
 

@@ -20,7 +20,7 @@ from meca_executor.wire.parcels import ALIGNMENT, Collector, MalformedParcel, Pa
 from meca_executor.wire.probe import Probe, answer
 from meca_executor.wire.segments import (
     Segment,
-    SegmentGone,
+    SharedMemoryGone,
     available,
     map_fd,
     map_segment,
@@ -129,7 +129,7 @@ def test_the_killed_creators_memory_stays_with_those_who_have_mapped_it(tmp_path
         process.kill()
         assert finish(process).code == -signal.SIGKILL
     assert pickle_in(view) == b"from another process"
-    with pytest.raises(SegmentGone, match=f"process {process.pid} cannot be opened: No such file"):
+    with pytest.raises(SharedMemoryGone, match=f"process {process.pid} cannot be opened: No such file"):
         map_segment(reference)
 
 
@@ -201,7 +201,8 @@ def test_a_program_ends_quietly_with_segments_open(tmp_path: Path) -> None:
         """
         import sys
         from meca_executor.wire.parcels import Parcel
-        from meca_executor.wire.segments import Probe, Segment, map_segment
+        from meca_executor.wire.probe import Probe
+        from meca_executor.wire.segments import Segment, map_segment
 
         segment = Segment.create(Parcel(b""))
         sys.kept = [segment, Probe(), map_segment(segment.reference())]
@@ -219,7 +220,7 @@ def test_a_reference_to_a_closed_segment_is_refused(segment: Segment) -> None:
     """The number is free: nothing can be opened."""
     reference = segment.reference()
     segment.close()
-    with pytest.raises(SegmentGone, match=f"process {os.getpid()} cannot be opened: No such file"):
+    with pytest.raises(SharedMemoryGone, match=f"process {os.getpid()} cannot be opened: No such file"):
         map_segment(reference)
 
 
@@ -230,7 +231,7 @@ def test_a_number_that_is_another_segments_is_refused(content: bytes) -> None:
     number, reference = first.fileno(), first.reference()
     with closing(created(Parcel(content))) as second:
         first.close()
-        with number_taken_by(number, second.fileno()), pytest.raises(SegmentGone, match="is another segment's"):
+        with number_taken_by(number, second.fileno()), pytest.raises(SharedMemoryGone, match="is another segment's"):
             map_segment(reference)
 
 
@@ -243,9 +244,9 @@ def test_a_number_that_is_a_foreign_files_is_refused(segment: Segment, tmp_path:
     os.close(write)
     with path.open("rb") as file, open(read, "rb") as pipe:
         segment.close()  # only now: what is opened next gets its number
-        with number_taken_by(number, file.fileno()), pytest.raises(SegmentGone, match=f"of ours, but {path}"):
+        with number_taken_by(number, file.fileno()), pytest.raises(SharedMemoryGone, match=f"of ours, but {path}"):
             map_segment(reference)
-        with number_taken_by(number, pipe.fileno()), pytest.raises(SegmentGone, match="of ours, but pipe:"):
+        with number_taken_by(number, pipe.fileno()), pytest.raises(SharedMemoryGone, match="of ours, but pipe:"):
             map_segment(reference)
 
 
@@ -254,15 +255,15 @@ def test_memory_that_can_still_be_cut_is_refused() -> None:
     fd = os.memfd_create("meca-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, b"content")
     reference = b"M" + struct.pack("<IIQQ", os.getpid(), fd, os.fstat(fd).st_ino, 7)
-    with pytest.raises(SegmentGone, match="memory that its owner can still cut"):
+    with pytest.raises(SharedMemoryGone, match="memory that its owner can still cut"):
         map_segment(reference)
-    with pytest.raises(SegmentGone, match="memory that its owner can still cut"):
+    with pytest.raises(SharedMemoryGone, match="memory that its owner can still cut"):
         map_fd(fd, 7)
     os.close(fd)
 
 
 def test_a_descriptor_of_another_size_is_refused(segment: Segment) -> None:
-    with pytest.raises(SegmentGone, match=f"{segment.size + 1} bytes was closed"):
+    with pytest.raises(SharedMemoryGone, match=f"{segment.size + 1} bytes was closed"):
         map_fd(segment.fileno(), segment.size + 1)
 
 
@@ -280,13 +281,13 @@ def test_another_user_cannot_read_it(segment: Segment, tmp_path: Path) -> None:
             f"""
             import os
             from meca_executor.wire.probe import answer
-            from meca_executor.wire.segments import SegmentGone, map_segment
+            from meca_executor.wire.segments import SharedMemoryGone, map_segment
 
             os.setuid(65534)
             assert answer("{probe.offer()}") is None
             try:
                 map_segment(bytes.fromhex("{segment.reference().hex()}"))
-            except SegmentGone as error:
+            except SharedMemoryGone as error:
                 assert "cannot be opened: Permission denied" in str(error), error
             else:
                 raise AssertionError("it was read")
@@ -331,7 +332,7 @@ def test_a_segment_is_adopted_over_a_socket(tmp_path: Path) -> None:
 def test_what_is_no_segment_is_not_adopted() -> None:
     """Its descriptor is closed, so that a hostile sender cannot use ours up."""
     read, write = os.pipe()
-    with pytest.raises(SegmentGone, match=f"descriptor {read} is not shared memory"):
+    with pytest.raises(SharedMemoryGone, match=f"descriptor {read} is not shared memory"):
         Segment.adopt(read, 1)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)
@@ -486,7 +487,7 @@ def test_another_process_of_this_user_can_answer(probe: Probe, tmp_path: Path) -
     """It has read the secret; whoever only sees the offer has not."""
     ran = run(
         f"""
-        from meca_executor.wire.segments import answer
+        from meca_executor.wire.probe import answer
         print(answer("{probe.offer()}"))
         """,
         tmp_path,

@@ -426,7 +426,7 @@ def test_results_of_unknown_or_settled_ordinals_are_ignored() -> None:
     worker.outbox = [*twice, (77, int(Status.OK), 0, b"never given")]
     runtime.send(worker)
     assert runtime.only("a") == {1: Status.OK}
-    assert runtime.broker.results(99, twice, runtime.now) == []
+    assert runtime.broker.results(99, Outcomes.of(encode(twice)), runtime.now) == []
     assert runtime.broker.looked(99, 2, 0.0, runtime.now) == []
     assert runtime.broker.ended(99, 2, "gone") == []
 

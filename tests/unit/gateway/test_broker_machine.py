@@ -339,15 +339,15 @@ class BrokerMachine(RuleBasedStateMachine):
         """Queued, or in one worker, or settled: never two of these, never none."""
         places: dict[tuple[str, int], int] = {}
         broker = self.runtime.broker
-        held = [(group, id_) for session in broker.sessions.values() for group in session.queue for id_ in group.ids]
+        held = [(group, id_) for open_ in broker.sessions.values() for group in open_.queue for id_ in group.ids]
         for worker in broker.workers.values():
             for group in worker.in_flight:
                 held += [(group, id_) for at, id_ in enumerate(group.ids, group.ordinal) if at not in worker.void]
         for group, id_ in held:
             if group.session is not None:
                 places[group.session.id, id_] = places.get((group.session.id, id_), 0) + 1
-        for session in broker.sessions.values():
-            assert session.queued == sum(map(len, session.queue))
+        for open_ in broker.sessions.values():
+            assert open_.queued == sum(map(len, open_.queue))
         for worker in broker.workers.values():
             assert len(worker.in_flight) == sum(map(len, worker.in_flight))
         for name, session in self.sessions.items():

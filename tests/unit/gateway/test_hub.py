@@ -149,9 +149,7 @@ async def test_a_containers_answers_and_failures_have_their_status() -> None:
     }
     for number, ref in enumerate(expected):
         client.options(number, container_ref=ref, timeout=2.5)
-    groups: list[Record] = [
-        (1, number, 0, encode([(number + 1, 0, 0, b"data")])) for number in range(len(expected))
-    ]
+    groups: list[Record] = [(1, number, 0, encode([(number + 1, 0, 0, b"data")])) for number in range(len(expected))]
     client.tell(Kind.TASKS, groups)
     found = await client.settled(len(expected))
     assert {ref: found[number + 1] for number, ref in enumerate(expected)} == expected
@@ -230,6 +228,8 @@ async def test_what_cannot_be_understood_is_a_value_error() -> None:
     wrong = []
     for kind, payload in [
         (Kind.RESULTS, b""),
+        (Kind.TASKS, b"torn"),
+        (Kind.TASKS, encode([(1, 0, 0, b"")])),  # one call, and it says none
         (Kind.OPTIONS, b"[]"),
         (Kind.OPTIONS, b"{"),
         (Kind.OPTIONS, b"\xff"),

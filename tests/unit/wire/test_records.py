@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meca_executor.wire.records import HEADER_BYTES, MICROS_MAX, Kind, MalformedBatch, Record, Status, decode, encode
+from meca_executor.wire.records import (
+    HEADER_BYTES,
+    MICROS_MAX,
+    SIZE_AT,
+    Kind,
+    MalformedBatch,
+    Outcomes,
+    Record,
+    Status,
+    decode,
+    encode,
+    starts,
+)
 
 U32 = st.integers(0, MICROS_MAX)
 U64 = st.integers(0, (1 << 64) - 1)
@@ -67,3 +81,64 @@ def test_numbers_on_the_wire_are_not_used_twice(numbers: type[Kind] | type[Statu
     values = [int(member) for member in numbers.__members__.values()]
     assert len(set(values)) == len(values)
     assert all(0 <= value < 256 for value in values)
+
+
+# -- looking into a batch without taking it apart
+
+
+@quickly
+@given(RECORDS)
+def test_records_start_where_the_others_end(records: list[Record]) -> None:
+    """One place for each record, and one behind the last; what is between two of them is that record."""
+    batch = encode(records)
+    places = starts(batch)
+    assert places[0] == 0
+    assert places[-1] == len(batch)
+    assert [decode(batch[start:stop]) for start, stop in itertools.pairwise(places)] == [[record] for record in records]
+
+
+def hostile(batch: bytes, cut: int, lies: list[tuple[int, int]]) -> bytes:
+    """A batch of which some sizes are not true, and which is cut."""
+    changed = bytearray(batch)
+    for at, size in lies:
+        if at * HEADER_BYTES + HEADER_BYTES <= len(changed):
+            changed[at * HEADER_BYTES + SIZE_AT : (at + 1) * HEADER_BYTES] = size.to_bytes(8, "little")
+    return bytes(changed[: len(changed) - cut])
+
+
+SIZES = st.sampled_from([0, 1, HEADER_BYTES, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]) | U64
+
+
+@quickly
+@given(RECORDS, st.integers(0, 30), st.lists(st.tuples(st.integers(0, 3), SIZES), max_size=2), st.binary(max_size=60))
+def test_both_ways_of_looking_agree_on_any_bytes(
+    records: list[Record], cut: int, lies: list[tuple[int, int]], rest: bytes
+) -> None:
+    """What one refuses the other does, with the same exception and no other; what both take has as many records."""
+    for batch in (hostile(encode(records), cut, lies), encode(records) + rest, rest):
+        try:
+            expected = decode(batch)
+        except MalformedBatch:
+            for look in (starts, Outcomes.of):
+                with pytest.raises(MalformedBatch):
+                    look(batch)
+            continue
+        assert len(starts(batch)) == len(expected) + 1
+        assert Outcomes.of(batch).total == len(expected)
+
+
+@quickly
+@given(RECORDS, st.lists(st.booleans(), min_size=8, max_size=8))
+def test_outcomes_are_counted(records: list[Record], skipped: list[bool]) -> None:
+    """Their number, their time, and whether a worker left one alone."""
+    told = [
+        (id_, int(Status.SKIPPED if skip else Status.OK), micros, payload)
+        for (id_, _, micros, payload), skip in zip(records, skipped, strict=False)
+    ]
+    outcomes = Outcomes.of(encode(told))
+    assert outcomes[:4] == (
+        encode(told),
+        len(told),
+        sum(micros for _, _, micros, _ in told),
+        not any(skipped[: len(told)]),
+    )
