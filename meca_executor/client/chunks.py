@@ -141,6 +141,11 @@ class Slice(NamedTuple):
         return self.chunk.kind
 
     @property
+    def last(self) -> tuple[int, bytes]:
+        """Number and payload of the last call."""
+        return self.chunk.number + self.stop - 1, self.chunk.payloads[self.stop - 1]
+
+    @property
     def calls(self) -> list[Record]:
         """What travels."""
         number, payloads = self.chunk.number, self.chunk.payloads

@@ -102,7 +102,7 @@ class Ledger:
     def drop_cancelled(self) -> None:
         """Forget queued tasks that were cancelled; else that happens when their turn comes."""
         for _ in range(len(self._queue)):
-            if (entry := self._queue.popleft()).queued:
+            if (entry := self._next()) is not None and entry.queued:
                 self._queue.append(entry)
 
     def after_fork(self, error: Callable[[], BaseException]) -> None:
@@ -135,15 +135,20 @@ class Ledger:
         queue, credit, count, size, room = self._queue, self.credit, 0, 0, 0
         kind: tuple[int, int] | None = None
         while queue and count < BATCH_TASKS and size < BATCH_BYTES:
-            entry = queue[0]
+            # Taken out before it is looked at: a thread whose submit is refused takes its own back.
+            if (entry := self._next()) is None:
+                break
             if entry.kind != kind:
                 kind = entry.kind
                 room, charge = credit.room(kind), credit.charge(kind)
             if room <= 0:
+                queue.appendleft(entry)
                 break
             if isinstance(entry, Chunk):
                 with entry.arrived:  # nothing is cancelled while it is handed over
                     part, bytes_ = self._next_items(entry, min(room, BATCH_TASKS - count), charge, now)
+                if entry.queued:
+                    queue.appendleft(entry)
                 if part is None:
                     if entry.queued:
                         break
@@ -154,8 +159,8 @@ class Ledger:
             else:
                 bytes_ = len(entry.payload)
                 if not credit.fits(bytes_):
+                    queue.appendleft(entry)
                     break
-                queue.popleft()
                 if not self._begin(entry, now):
                     continue
                 entry.attempts += 1
@@ -167,6 +172,13 @@ class Ledger:
                 count += 1
             size += bytes_
         return batch
+
+    def _next(self) -> Task | Chunk | None:
+        """Take the queue's head out; None when the queue is empty."""
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
 
     def _begin(self, task: Task, now: float) -> bool:
         """Claim a task whose turn has come; False when there is nothing to hand over."""
@@ -180,7 +192,7 @@ class Ledger:
         return True
 
     def _next_items(self, chunk: Chunk, room: int, charge: float, now: float) -> tuple[Slice | None, int]:
-        """Hand over the next items of the chunk at the queue's head, which goes when none is left; and their bytes."""
+        """Hand over the next items of a chunk; return them and their bytes."""
         credit, start, size = self.credit, chunk.handed, 0
         if self._functions_refused is not None:
             chunk.fail_open(self._functions_refused, chunk.handed)
@@ -194,8 +206,6 @@ class Ledger:
             credit.handed_over(charge, bytes_)
             size += bytes_
         chunk.handed = stop
-        if not chunk.queued:
-            self._queue.popleft()
         if stop == start:
             return None, 0
         chunk.began = chunk.began or now
@@ -226,19 +236,15 @@ class Ledger:
                 if not chunk.is_open(index):
                     continue
                 kind = chunk.kind
-                if flags & FREED:
-                    give_back(chunk.payloads[index], self.lender)
                 credit.done(self._item_done(chunk), len(chunk.payloads[index]))
-                again.append(self._settle_item(chunk, index, status, payload))
+                again.append(self._settle_item(chunk, index, status, payload, flags & FREED))
             else:
                 task = out.pop(number, None)
                 if task is None:
                     continue
                 kind = task.kind
-                if flags & FREED:
-                    give_back(task.payload, self.lender)
                 credit.done(task.charge, len(task.payload))
-                again.append(self._conclude(task, *read_outcome(task, status, payload, self.freed)))
+                again.append(self._conclude(task, *read_outcome(task, status, payload, self.freed), flags & FREED))
             if status in _MEASURED:
                 spent.add(kind, micros)
         spent.add(None, 0)
@@ -246,15 +252,18 @@ class Ledger:
             chunk.notify()
         return [retry for retry in again if retry is not None]
 
-    def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes) -> Again | None:
+    def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes, freed: int) -> Again | None:
         if status == _OK:
             try:
-                chunk.set(index, value_of(payload, self.freed))
-                return None
+                value = value_of(payload, self.freed)
             except BaseException as error:  # unpickling runs the user's code: whatever it raises is this item's
-                return self._conclude(chunk.task(index), None, error)
+                return self._conclude(chunk.task(index), None, error, freed)
+            if freed:
+                give_back(chunk.payloads[index], self.lender)
+            chunk.set(index, value)
+            return None
         task = chunk.task(index)
-        return self._conclude(task, *read_outcome(task, status, payload, self.freed))
+        return self._conclude(task, *read_outcome(task, status, payload, self.freed), freed)
 
     def _item_done(self, chunk: Chunk) -> float:
         """Count an item as no longer out; return its charge."""
@@ -281,7 +290,7 @@ class Ledger:
         again = [self._conclude(task, None, error()) for task in tasks]
         return [retry for retry in again if retry is not None]
 
-    def _conclude(self, task: Task, value: Any, error: BaseException | None) -> Again | None:
+    def _conclude(self, task: Task, value: Any, error: BaseException | None, freed: int = 0) -> Again | None:
         retry = task.options.retry
         if error is not None or retry.looks_at_results:
             try:
@@ -291,6 +300,8 @@ class Ledger:
             if delay is not None:
                 self._waiting[task.number] = task
                 return Again(task, delay)
+        if freed:  # not before: the next attempt reads the same memory
+            give_back(task.payload, self.lender)
         resolve(task, value, error)
         return None
 
@@ -309,7 +320,8 @@ class Ledger:
         if number in self._out:
             return True
         begun = next(
-            (task for task in self._queue if isinstance(task, Task) and task.number == number and task.attempts), None
+            (task for task in list(self._queue) if isinstance(task, Task) and task.number == number and task.attempts),
+            None,
         )
         if begun is not None:
             self._queue.remove(begun)
@@ -320,10 +332,9 @@ class Ledger:
     def fail_all(self, error: Callable[[], BaseException]) -> None:
         """Nothing more will come: every open future fails, and no new one is taken."""
         self._refusal = error
-        queued = [self._queue.popleft() for _ in range(len(self._queue))]
         tasks = [*self._out.values(), *self._waiting.values()]
         chunks = {chunk.number: chunk for chunk in self._chunks.values()}
-        for entry in queued:
+        while (entry := self._next()) is not None:
             if isinstance(entry, Chunk):
                 chunks[entry.number] = entry
             elif entry.attempts or entry.future.claim():

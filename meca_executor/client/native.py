@@ -55,6 +55,7 @@ class Native:
         self._connection: Connection | None = None
         self._max_message = 0
         self._restarted_at: float | None = None
+        self._how_it_ended = ""
 
     # -- connecting -------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Native:
             how, now = self._gateway.how_it_ended(), time.monotonic()
             if self._restarted_at is not None and now - self._restarted_at < RESTART_S:
                 raise GatewayLost(f"the embedded gateway died twice within {RESTART_S:g} s: {how}")
-            self._restarted_at = now
+            self._restarted_at, self._how_it_ended = now, f" ({how})"
             self._gateway.close()
             self._gateway = EmbeddedGateway(host.settings.max_workers, host.settings.apps)
         host.endpoint = self._gateway.endpoint()
@@ -131,7 +132,9 @@ class Native:
         fields = worker_environment(embedded=self._gateway is not None) | {"share": self._host.shares}
         environment = json.dumps(fields).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
-        self._host.attempts_lost(f"the gateway at {self._host.endpoint} ended while it had the task")
+        self._host.attempts_lost(
+            f"the gateway at {self._host.endpoint} ended while it had the task{self._how_it_ended}"
+        )
 
     def _on_lost(self, connection: Connection) -> None:
         if connection is self._connection:
@@ -179,7 +182,7 @@ class Native:
             self._tell(Kind.OPTIONS, encode((number, 0, 0, options[number].wire()) for number in new))
             self._sent_options = new.stop
         self.tidy()
-        number, _, _, payload = batch[-1].calls[-1]
+        number, payload = batch[-1].last
         if len(payload) > self._max_message:  # one that large ends its batch
             told = f"the call has {len(payload):,} bytes, and the gateway takes {self._max_message:,}"
             self._host.settled([(number, Status.TOO_LARGE, 0, told.encode())])

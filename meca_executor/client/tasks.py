@@ -52,6 +52,11 @@ class Task:
         self.future.cancel()
 
     @property
+    def last(self) -> tuple[int, bytes]:
+        """Number and payload of its last call."""
+        return self.number, self.payload
+
+    @property
     def calls(self) -> list[Record]:
         """What travels."""
         return [(self.number, 0, 0, self.payload)]

@@ -250,7 +250,7 @@ async def _accepts(port: int) -> bool:
         except (OSError, asyncio.TimeoutError):
             return False
         # TCP lets a socket connect to itself when the kernel picks the same port for both ends.
-        return bool(probe.getsockname() != probe.getpeername())
+        return bool(probe.getsockname() != (LOOPBACK, port))
 
 
 def _kill_group(pid: int, number: signal.Signals) -> None:

@@ -92,6 +92,7 @@ class Outbox:
         """The reader of a result in shared memory is done with it; or, with no reference, nobody needs any."""
         if not reference:
             self.lender.trim()
+            self._lent.clear()  # what the client still has it keeps; it will not be used again
         elif (segment := self._lent.pop(reference, None)) is not None:
             self.lender.give_back(segment)
 

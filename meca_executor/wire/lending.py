@@ -40,7 +40,8 @@ def _count_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_count_fork)
+    # Both: other threads may let go of something, or map it, between the fork and the count.
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork)
 
 
 class Lender:

@@ -52,7 +52,7 @@ class Tap:
         except StopIteration:
             return
         except (OSError, RuntimeError):  # closing, or reset
-            self.on_failure()
+            self._fail()
             return
         self._draining = asyncio.get_running_loop().create_task(self._drain(_go_on(sending, waits_for)))
 
@@ -62,10 +62,14 @@ class Tap:
             while self._outgoing:
                 await self._ws.send_bytes(self._outgoing.popleft())
         except (OSError, RuntimeError):
-            self._outgoing.clear()
-            self.on_failure()
+            self._fail()
         finally:
             self._draining = None
+
+    def _fail(self) -> None:
+        self._outgoing.clear()
+        tell, self.on_failure = self.on_failure, lambda: None
+        tell()
 
     async def flushed(self, timeout: float) -> None:
         """Wait until all was given to the system, at most so many seconds."""

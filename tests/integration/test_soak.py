@@ -17,7 +17,7 @@ from .standing import standing_gateway
 if TYPE_CHECKING:
     from pathlib import Path
 
-SOAK_S = float(os.environ.get("SOAK_S", "60"))  #: seconds of work; what is open then is finished
+SOAK_S = float(os.environ.get("SOAK_S", "50"))  #: seconds of work; what is open then is finished
 END_S = 2 * STUCK_S  #: for that
 CLIENTS = 3
 

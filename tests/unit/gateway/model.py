@@ -251,3 +251,23 @@ class Clock:
             if worker.outbox and (ended or runtime.now - self._flushed.get(worker.number, 0.0) > FLUSH_S):
                 self._flushed[worker.number] = runtime.now
                 runtime.send(worker)
+
+
+def runtime_with(slots: int = 1, **session: object) -> ModelRuntime:
+    """Return a runtime with one session, "a"."""
+    runtime = ModelRuntime(slots)
+    runtime.open("a", **session)  # type: ignore[arg-type]
+    return runtime
+
+
+def only_worker(runtime: ModelRuntime) -> ModelWorker:
+    """Return the one worker that there is."""
+    (worker,) = runtime.workers.values()
+    return worker
+
+
+def measured(runtime: ModelRuntime, session: str = "a", took: float = 0.0001) -> None:
+    """Let one task of a session run, so that its kind has an estimate."""
+    runtime.submit(session, [10**6])
+    runtime.quiet(took)
+    del runtime.outcomes[session, 10**6]

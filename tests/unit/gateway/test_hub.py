@@ -10,7 +10,8 @@ import pytest
 
 from meca_executor import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
 from meca_executor.gateway.broker import Broker
-from meca_executor.gateway.hub import Hub, SessionRefused
+from meca_executor.gateway.hub import Hub
+from meca_executor.gateway.session import SessionRefused
 from meca_executor.wire.records import Kind, MalformedBatch, Record, Status, decode, encode
 from meca_executor.wire.stream import Stream
 
