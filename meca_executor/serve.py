@@ -21,6 +21,7 @@ from .runtimes.apps import Apps
 from .runtimes.examples import shipped
 from .runtimes.processes import Processes
 from .settings import default_key_file, ensure_keys, without_secrets
+from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ class Gateway:
         ready_workers: int = 0,
         trusting: bool = False,
     ) -> None:
+        keep_read_buffers()
         slots = workers or core_count()
         environ = without_secrets(os.environ)
         self._apps = Apps({**shipped(), **apps}, environ=environ)

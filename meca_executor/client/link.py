@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExecutorClosed, GatewayLost, GatewayUnreachable, InitializerFailed, MecaError
 from ..wire import segments
+from ..wire.memory import keep_read_buffers
 from ..wire.records import Status
 from .driver import OtherDialect
 from .native import Native
@@ -137,6 +138,7 @@ class Link:
     # -- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        keep_read_buffers()
         loop = asyncio.new_event_loop()
         try:
             loop.run_until_complete(self._live())

@@ -56,6 +56,7 @@ class Native:
         self._max_message = 0
         self._restarted_at: float | None = None
         self._how_it_ended = ""
+        self._acknowledging = False  # will, soon
 
     # -- connecting -------------------------------------------------------------------------------
 
@@ -253,11 +254,13 @@ class Native:
             asyncio.get_running_loop().call_later(IDLE_S, self._trim)
         if stream.ack_due:
             self._transmit(stream.acknowledge())
-        elif stream.ack_owed:
+        elif stream.ack_owed and not self._acknowledging:
+            self._acknowledging = True
             asyncio.get_running_loop().call_later(ACK_S, self._acknowledge)
         self._host.pump()
 
     def _acknowledge(self) -> None:
+        self._acknowledging = False
         if self._stream.ack_owed:
             self._transmit(self._stream.acknowledge())
 

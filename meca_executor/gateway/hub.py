@@ -128,13 +128,15 @@ class Hub:
             self._on_message(session, message)
         if session.stream.ack_due:
             self._transmit(session, session.stream.acknowledge())
-        elif session.stream.ack_owed:
+        elif session.stream.ack_owed and not session.acknowledging:
+            session.acknowledging = True
             self._loop.call_later(ACK_S, self._acknowledge, session)
         if session.paused and session.unfetched < PAUSE_BYTES // 2:
             session.paused = False
             self._do(self._broker.pause(session.id, False))
 
     def _acknowledge(self, session: Session) -> None:
+        session.acknowledging = False
         if session.stream.ack_owed and session.send is not None:
             self._transmit(session, session.stream.acknowledge())
 

@@ -28,6 +28,7 @@ class Session:
     send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
     opened: bool = False  #: its setup has come
     paused: bool = False
+    acknowledging: bool = False  #: will, soon
     expiry: asyncio.TimerHandle | None = None
     refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
     containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls

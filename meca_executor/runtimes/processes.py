@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meca.gateway")
 
 STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
+READ_FIRST_BYTES = 64 << 10  #: a larger buffer costs three calls of the system for each short message
 READ_BYTES = 1 << 20
 MOST_HANDLES = 8  #: descriptors in one read; a worker sends one with a message
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -128,6 +129,7 @@ class Process:
         self._flushes = 0  # outboxes received
         self._taken = 0  # bytes of the present outbox that a look took
         self._last_look = page.Look(0, 0.0, 0, 0)
+        self._read_bytes = READ_FIRST_BYTES
         self._handles: deque[int] = deque()  # descriptors that came, for the messages that tell of them
         self._reader = Reader(self._on_message)
         handle = page.make_file()
@@ -202,8 +204,9 @@ class Process:
             self._loop.remove_reader(self._sock)
 
     def _receive(self) -> bytes:
-        data, handles, _, _ = socket.recv_fds(self._sock, READ_BYTES, MOST_HANDLES)
+        data, handles, _, _ = socket.recv_fds(self._sock, self._read_bytes, MOST_HANDLES)
         self._handles.extend(handles)
+        self._read_bytes = READ_BYTES if len(data) == self._read_bytes else READ_FIRST_BYTES
         return data
 
     def _fed(self, data: bytes) -> bool:

@@ -77,7 +77,7 @@ def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
 
     Raises:
         SharedMemoryGone: It is in shared memory that is there no more.
-        MalformedParcel: It is no payload.
+        ValueError: It is no payload (`MalformedParcel`).
     """
     if payload[0] == SHARED:
         from .segments import map_fd, map_segment
@@ -111,4 +111,6 @@ def in_frame(payload: bytes) -> bytes:
         return payload
     from .segments import map_segment
 
-    return bytes(map_segment(payload))
+    framed = Held(map_segment(payload))
+    framed.handles = payload.handles
+    return framed
