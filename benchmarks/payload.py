@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from .harness import main
 from .peers import DASK, LOKY, MECA, PROCESSES, RAY, Peer, optional
-from .questions import Figures, Limit, Missing, Options, Part, Question, Script
+from .questions import Figures, Limit, Options, Part, Question, Script
 from .tasks import echo, last_item, noop
 from .timing import MIB, check, submit_all, timed, warm_up
 

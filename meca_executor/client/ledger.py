@@ -187,7 +187,7 @@ class Ledger:
                 return False
             task.began = now
         if task.decode is None and self._functions_refused is not None:
-            task.future.set_exception(self._functions_refused())
+            resolve(task, None, self._functions_refused())
             return False
         return True
 

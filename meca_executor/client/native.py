@@ -126,16 +126,16 @@ class Native:
         self._stream = Stream()
         self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
         self._sent_objects = set()
-        if not self._host.shares:
-            self._host.ledger.put_into_frames()
-            for number, payload in list(self._host.registry.objects.items()):
-                self._host.registry.objects[number] = in_frame(payload)
         fields = worker_environment(embedded=self._gateway is not None) | {"share": self._host.shares}
         environment = json.dumps(fields).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
         self._host.attempts_lost(
             f"the gateway at {self._host.endpoint} ended while it had the task{self._how_it_ended}"
         )
+        if not self._host.shares:  # now that nothing is out any more: what was lost is among it
+            self._host.ledger.put_into_frames()
+            for number, payload in list(self._host.registry.objects.items()):
+                self._host.registry.objects[number] = in_frame(payload)
 
     def _on_lost(self, connection: Connection) -> None:
         if connection is self._connection:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from meca_executor import SharedMemoryGone
 from meca_executor.wire.parcels import ALIGNMENT, Collector, MalformedParcel, Parcel, unpack
 from meca_executor.wire.probe import Probe, answer
 from meca_executor.wire.segments import (
     Segment,
-    SharedMemoryGone,
     available,
     map_fd,
     map_segment,

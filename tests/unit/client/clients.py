@@ -6,6 +6,7 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
+from meca_executor import GatewayLost
 from meca_executor.client.chunks import Chunk, Map
 from meca_executor.client.future import MecaFuture
 from meca_executor.client.ledger import Again, Ledger
@@ -17,6 +18,8 @@ from meca_executor.wire.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from meca_executor.wire.records import Record
 
 KIND = (0, 1)
 NOW = 1000.0
@@ -78,3 +81,29 @@ class Client:
         future = self.add(**kwargs)
         assert self.hand_over() == [future.number]
         return future
+
+
+def ok(number: int, value: object = None) -> Record:
+    """Return the record of a success."""
+    return number, int(Status.OK), 100, dumps(value)
+
+
+def died(number: int) -> Record:
+    """Return the record of a lost attempt."""
+    return number, int(Status.DIED), 0, b"died"
+
+
+def gone() -> GatewayLost:
+    """Return why a gateway's tasks are lost."""
+    return GatewayLost("it ended")
+
+
+def numbers_of(chunk: Chunk) -> list[int]:
+    """Return the numbers of a chunk's items."""
+    return [chunk.number + index for index in range(len(chunk.payloads))]
+
+
+def nothing_is_out(client: Client) -> bool:
+    """Whether all credit has been given back."""
+    credit = client.ledger.credit
+    return (credit.out, credit.out_bytes, credit.backlog_us) == (0, 0, 0.0)
