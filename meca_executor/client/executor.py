@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from .handles import Handle
     from .output import Sink
 
 
@@ -297,8 +296,8 @@ class MecaExecutor(Executor):
         view._tag = self._registry.options_number(view._options)
         return view
 
-    def put(self, value: T) -> Handle[T]:
-        """Send a large object once, and return a handle to pass to many tasks in its place.
+    def put(self, value: object) -> Any:  # not Handle: a type checker takes it where the function wants the object
+        """Send a large object once, and return a `Handle` to pass to many tasks in its place.
 
         The object is pickled before this returns. On one machine it then lies in shared memory; else it is
         sent when the first task needs it, once to the gateway and from there once to each worker.

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..wire.objects import fetch
 from ..wire.payloads import Held, dump
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
     from ..wire.lending import Lender
     from .tasks import Registry
 
-T = TypeVar("T")
-
 
 class _Mentioned(threading.local):
     """What the call that this thread pickles at the moment mentions."""
 
     registry: Registry | None = None
-    handles: tuple[Handle[Any], ...] = ()
+    handles: tuple[Handle, ...] = ()
 
 
 _mentioned = _Mentioned()
 
 
-class Handle(Generic[T]):
+class Handle:
     """An object that was sent with `MecaExecutor.put`; a task that has it among its arguments gets the object.
 
     It may stand anywhere in them, in a list say. Each task gets an object of its own, as if it had been passed
@@ -41,7 +39,7 @@ class Handle(Generic[T]):
     __module__ = "meca_executor"
     __slots__ = ("__weakref__", "_number", "_registry")
 
-    def __init__(self, value: T, registry: Registry, lender: Lender | None, on_end: Callable[[], object]) -> None:
+    def __init__(self, value: object, registry: Registry, lender: Lender | None, on_end: Callable[[], object]) -> None:
         payload = dump(value, lender)
         self._number = secrets.randbits(63)
         self._registry = registry

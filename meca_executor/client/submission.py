@@ -76,7 +76,7 @@ class Submission:
             self._link.wake()
         return results(chunks, deadline)
 
-    def put(self, value: Any) -> Handle[Any]:
+    def put(self, value: Any) -> Handle:
         """Keep an object for tasks to come."""
         self._ledger.check()
         return Handle(value, self._registry, self._link.lender, self._link.wake)

@@ -206,11 +206,11 @@ def test_the_handle_may_go_right_after_submit(make: Callable[..., MecaExecutor],
     pool = make(max_workers=1)
     held = pool.submit(tasks.stay, str(room.folder))
     room.await_count(1)
-    handle: Any = pool.put(ramp())
-    futures = [pool.submit(total, handle) for _ in range(5)]
-    results = pool.map(total, [handle] * 5)
-    local = pool.submit(lambda: int(handle.sum()))
-    del handle
+    handles: list[Any] = [pool.put(ramp())]
+    futures = [pool.submit(total, handles[0]) for _ in range(5)]
+    results = pool.map(total, handles * 5)
+    local = pool.submit(lambda: int(handles[0].sum()))
+    handles.clear()
     gc.collect()
     pool.submit(abs, -1)
     room.open()
@@ -249,7 +249,7 @@ def test_it_is_let_go_with_the_last_handle_and_task(make: Callable[..., MecaExec
     inside = [pool.submit(stay_with, str(room.folder), handle) for _ in range(2)]
     room.await_count(2)
     assert len(open_segments(os.getpid())) == 2
-    assert len(segments_below()) == len(before) + 4
+    assert max(segments_below()) > 4 * MEGABYTE
     waiting = pool.submit(total, handle)
     del handle
     gc.collect()
@@ -291,7 +291,7 @@ def test_another_executor(ours: MecaExecutor, make: Callable[..., MecaExecutor],
     other = make(max_workers=1)
     own = other.put(1) if other_has_put else None
     future = other.submit(tasks.echo, [ours.put(2)])
-    with pytest.raises(TypeError, match="handle.*executor that made it"):
+    with pytest.raises(TypeError, match=r"handle.*executor that made it"):
         future.result(LIMIT)
     assert other.submit(tasks.echo, own).result(LIMIT) == (1 if other_has_put else None)
 
@@ -329,7 +329,7 @@ def test_after_shutdown(make: Callable[..., MecaExecutor]) -> None:
     handle = pool.put(ramp())
     assert pool.submit(total, handle).result(LIMIT) == total(ramp())
     pool.shutdown()
-    with pytest.raises(RuntimeError, match="shut down"):
+    with pytest.raises(RuntimeError, match="after shutdown"):
         pool.put(ramp())
     with pytest.raises(RuntimeError):
         pool.submit(total, handle)
