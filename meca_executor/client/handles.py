@@ -64,6 +64,7 @@ def _forget(registry: Registry, number: int, on_end: Callable[[], object]) -> No
 @contextlib.contextmanager
 def mentioned(registry: Registry) -> Iterator[Callable[[bytes], bytes]]:
     """Allow handles in what is pickled; the function that is given makes a payload keep them."""
+    outer = _mentioned.registry, _mentioned.handles  # an argument's own pickling may submit, too
     _mentioned.registry, _mentioned.handles = registry, ()
 
     def keep(payload: bytes) -> bytes:
@@ -78,4 +79,4 @@ def mentioned(registry: Registry) -> Iterator[Callable[[bytes], bytes]]:
     try:
         yield keep
     finally:
-        _mentioned.registry, _mentioned.handles = None, ()
+        _mentioned.registry, _mentioned.handles = outer

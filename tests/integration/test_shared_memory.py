@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -48,6 +49,17 @@ def twice(array: Any) -> Any:
 def total(array: Any) -> float:
     """Return the sum."""
     return float(array.sum())
+
+
+def stay_with(room: Room, *arrays: Any) -> float:
+    """Stay in the room with arrays; return their sum."""
+    room.stay(0)
+    return sum(map(total, arrays))
+
+
+def port_url(port: int) -> str:
+    """Return where a gateway of this machine is."""
+    return f"http://127.0.0.1:{port}"
 
 
 kept: list[Any] = []  #: in a worker
@@ -264,38 +276,51 @@ def can_run(prefix: list[str]) -> bool:
     return subprocess.run(command, cwd="/", env=environ, capture_output=True, timeout=30).returncode == 0
 
 
+@contextlib.contextmanager
+def gateway_of(prefix: list[str], folder: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Give a gateway that is started with these words before its command, and its port."""
+    with subprocess.Popen(
+        [*prefix, sys.executable, "-m", "meca_executor.cli", "gateway", "--port", str(port), "--grace", "2"],
+        cwd=folder,
+        env={**os.environ, "HOME": folder, "TMPDIR": folder, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout
+            ready = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", ready)
+            assert found, ready
+            yield process, int(found[1])
+            process.send_signal(signal.SIGTERM)
+            process.wait(LIMIT)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a folder for keys that any user can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("MECA_STATE_DIR", folder)
+        yield folder
+
+
 @pytest.fixture(params=STRANGERS)
-def strange_gateway(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give the URL of a gateway that cannot read what this process has; it may use the same keys."""
+def stranger(request: pytest.FixtureRequest, state: str) -> list[str]:
+    """Return how to start a gateway that cannot read what this process has, but may use the same keys."""
     prefix = STRANGERS[request.param]
     if not can_run(prefix):
         pytest.skip("not root, no setpriv, or another user cannot read this checkout or its interpreter")
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        if request.param == "another user":
-            os.chown(folder, 65534, 65534)
-        monkeypatch.setenv("MECA_STATE_DIR", folder)
-        with subprocess.Popen(
-            [*prefix, sys.executable, "-m", "meca_executor.cli", "gateway", "--port", "0", "--grace", "2"],
-            cwd=folder,
-            env={**os.environ, "HOME": folder, "TMPDIR": folder, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                assert process.stdout
-                ready = process.stdout.readline()
-                found = re.search(r"http://127\.0\.0\.1:\d+", ready)
-                assert found, ready
-                yield found[0]
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(LIMIT) == 0
-            finally:
-                process.kill()
+    if request.param == "another user":
+        os.chown(state, 65534, 65534)
+    return prefix
 
 
-def test_a_gateway_that_cannot_read_ours_gets_frames(strange_gateway: str) -> None:
+def test_a_gateway_that_cannot_read_ours_gets_frames(stranger: list[str], state: str) -> None:
     """The same values travel by themselves, those of the time before it was known, too."""
-    with MecaExecutor(strange_gateway) as executor:
+    with gateway_of(stranger, state) as (_, port), MecaExecutor(port_url(port)) as executor:
         early = executor.put(filled(5)), executor.submit(twice, filled(6))
         assert executor.slots
         assert not executor._link.shares
@@ -303,6 +328,30 @@ def test_a_gateway_that_cannot_read_ours_gets_frames(strange_gateway: str) -> No
         assert (executor.submit(twice, early[0]).result(LIMIT) == 10).all()
         assert (early[1].result(LIMIT) == 12).all()
         assert not all_memory()
+
+
+def test_a_gateway_that_could_is_followed_by_one_that_cannot(stranger: list[str], state: str, tmp_path: Path) -> None:
+    """What had been shared with the first one travels to the second: objects, and tasks that are tried again."""
+    room = Room(tmp_path / "room")
+    with contextlib.ExitStack() as stack:
+        first, port = stack.enter_context(gateway_of([], state))
+        executor = stack.enter_context(MecaExecutor(port_url(port), max_workers=1))
+        assert executor.slots and executor._link.shares
+        handle = executor.put(filled(5))
+        running = executor.submit(stay_with, room, filled(6), handle)
+        room.await_count(1)
+        queued = [executor.submit(stay_with, room, filled(n), handle) for n in range(200)]
+        results = executor.map(total, [filled(n) for n in range(200)])
+        first.kill()
+        first.wait()
+        stack.enter_context(gateway_of(stranger, state, port))
+        stack.callback(executor.kill_workers)  # before that one ends: what is left of a failed test would wait for it
+        room.open()
+        assert running.result(LIMIT) == 11 * 125_000
+        assert [future.result(LIMIT) for future in queued] == [(n + 5) * 125_000 for n in range(200)]
+        assert list(results) == [n * 125_000 for n in range(200)]
+        assert not executor._link.shares
+        check_large_values(executor)
 
 
 # -- no room
