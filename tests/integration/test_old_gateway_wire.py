@@ -190,8 +190,11 @@ def test_what_it_has_not_heard_comes_after_a_reconnect(gateway: Standing) -> Non
             wire.abort()
         async with connected(gateway.port) as wire:
             assert await wire.event() == REGISTERED
-            assert [await wire.event(), await wire.event()] == [OFFLOADED, OFFLOADED]
-            assert sorted([await wire.result(), await wire.result()])[1] == [1, "x", None, "7"]
+            events = [await wire.event() for _ in range(4)]
+            told = [sum(event == OFFLOADED for event in events[:count]) for count in range(5)]
+            heard = [event[1:-1] for event in events if event != OFFLOADED]
+            assert told[4] == 2 and all(2 * told[count] >= count for count in range(5)), events
+            assert sorted(heard)[1] == [1, "x", None, "7"]
             await wire.offload("echo last", "9")
             assert [await wire.event(), await wire.result()] == [OFFLOADED, [1, "last", None, "9"]]
 
