@@ -217,9 +217,8 @@ class Ledger:
 
     def settle(self, records: list[Record]) -> list[Again]:
         """Take in outcomes; one of a task that is not out is ignored (it was settled before)."""
-        out, credit = self._out, self.credit
-        spent = Spent(credit)
-        again: list[Again | None] = []
+        out, spent = self._out, Spent(self.credit)
+        again: list[Again] = []
         chunks: list[Chunk] = []
         chunk = None
         for number, status, micros, payload in records:
@@ -235,22 +234,23 @@ class Ledger:
                 index = number & _INDEX
                 if not chunk.is_open(index):
                     continue
-                kind = chunk.kind
-                credit.done(self._item_done(chunk), len(chunk.payloads[index]))
-                again.append(self._settle_item(chunk, index, status, payload, flags & FREED))
+                spent.returned(chunk.kind, self._item_done(chunk), len(chunk.payloads[index]))
+                retry = self._settle_item(chunk, index, status, payload, flags & FREED)
             else:
                 task = out.pop(number, None)
                 if task is None:
                     continue
-                kind = task.kind
-                credit.done(task.charge, len(task.payload))
-                again.append(self._conclude(task, *read_outcome(task, status, payload, self.freed), flags & FREED))
+                spent.returned(task.kind, task.charge, len(task.payload))
+                retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), flags & FREED)
+            if retry is not None:
+                again.append(retry)
             if status in _MEASURED:
-                spent.add(kind, micros)
-        spent.add(None, 0)
+                spent.micros += micros
+                spent.measured += 1
+        spent.tell()
         for chunk in chunks:
             chunk.notify()
-        return [retry for retry in again if retry is not None]
+        return again
 
     def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes, freed: int) -> Again | None:
         if status == _OK:
@@ -350,18 +350,31 @@ class Ledger:
 
 
 class Spent:
-    """Adds up run times and tells the credit, once for tasks of one kind that follow each other."""
+    """Adds up what tasks of one kind that follow each other give back, and tells the credit once."""
+
+    __slots__ = ("_charge", "_count", "_credit", "_kind", "_size", "measured", "micros")
 
     def __init__(self, credit: Credit) -> None:
         self._credit = credit
         self._kind: tuple[int, int] | None = None
-        self._micros = self._count = 0
+        self._charge, self._size, self._count = 0.0, 0, 0
+        self.micros = 0  #: run time of those of the present kind that have one
+        self.measured = 0  #: how many those are
 
-    def add(self, kind: tuple[int, int] | None, micros: int) -> None:
-        """Take in a run time; None ends the last kind."""
+    def returned(self, kind: tuple[int, int], charge: float, size: int) -> None:
+        """A task is no longer out; its run time may follow."""
         if kind != self._kind:
-            if self._kind is not None:
-                self._credit.measured(self._kind, self._micros, self._count)
-            self._kind, self._micros, self._count = kind, 0, 0
-        self._micros += micros
+            self.tell()
+            self._kind = kind
+        self._charge += charge
+        self._size += size
         self._count += 1
+
+    def tell(self) -> None:
+        """Tell the credit of the present kind; begin anew."""
+        if self._kind is not None:
+            self._credit.done(self._charge, self._size, self._count)
+            if self.measured:
+                self._credit.measured(self._kind, self.micros, self.measured)
+        self._kind, self._charge, self._size, self._count = None, 0.0, 0, 0
+        self.micros = self.measured = 0

@@ -22,8 +22,8 @@ from ..errors import (
 from ..wire.calls import load_exception
 from ..wire.classes import loads_at_home
 from ..wire.lending import forks
-from ..wire.parcels import SHARED
-from ..wire.payloads import Held, is_plain, opened
+from ..wire.parcels import PICKLE, SHARED
+from ..wire.payloads import Held, opened
 from ..wire.records import Status
 from ..wire.segments import map_segment
 
@@ -86,7 +86,7 @@ def read_outcome(task: Task, status: int, payload: bytes, freed: Freed) -> tuple
 
 def value_of(payload: bytes, freed: Freed) -> Any:
     """Return what a call returned; `freed` is told when nothing is left of what was in shared memory."""
-    if is_plain(payload):
+    if payload[0] == PICKLE:
         return loads_at_home(payload)
     held = Held(payload)
     if payload[0] == SHARED:

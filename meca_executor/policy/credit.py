@@ -50,16 +50,11 @@ class Credit:
         self.out_bytes += size
         self._out_us += charge
 
-    def done(self, charge: float, size: int) -> None:
-        """Count a task as no longer out."""
-        self.out -= 1
+    def done(self, charge: float, size: int, count: int = 1) -> None:
+        """Count tasks as no longer out; `charge` and `size` are those of all."""
+        self.out -= count
         self.out_bytes -= size
         self._out_us = self._out_us - charge if self.out else 0.0
-
-    @property
-    def backlog_us(self) -> float:
-        """Estimated work that is out for each slot, in microseconds."""
-        return self._out_us / self.slots
 
     def measured(self, kind: tuple[int, int], micros: float, count: int) -> None:
         """Learn that `count` tasks took `micros` together."""

@@ -208,7 +208,7 @@ class Worker:
             if reference == NO_DEFINITION:
                 fn, args, kwargs = load(call)
             else:
-                fn = self._definition(reference)
+                fn = self._definitions.get(reference) or self._definition(reference)
                 args, kwargs = load(call)
             value = fn(*args, **kwargs)
         except BaseException as error:

@@ -69,6 +69,11 @@ def pickled(value: object) -> tuple[bytes, list[memoryview]]:
             return data, large.buffers
     except Exception:
         pass
+    return pickled_by_value(value)
+
+
+def pickled_by_value(value: object) -> tuple[bytes, list[memoryview]]:
+    """Return as `pickled` does, for what the C pickler alone cannot send anyway."""
     large = Collector()
     return _dumps_by_value(value, large), large.buffers
 

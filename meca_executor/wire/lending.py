@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .parcels import Parcel
 
 IDLE_MOST = 8  #: segments kept for use
-IDLE_BYTES = 256 << 20  #: bytes that they have together
+IDLE_BYTES = 1 << 30  #: bytes that they have together; kept for `IDLE_S`
 IDLE_S = 1.0  #: after so long without a large call the client has all of them let go
 
 #: Set in the status of an outcome: of the call's own segment no mapping is left.

@@ -7,9 +7,10 @@ memory where both sides are on one machine, and the payload is then a reference 
 from __future__ import annotations
 
 import pickle
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .calls import PROTOCOL, pickled
+from .calls import PROTOCOL, pickled, pickled_by_value
 from .parcels import PACKED, SHARED, Parcel, unpack
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def dump(value: object, lender: Lender | None) -> bytes:
         SharedMemoryFull: There is no room for it.
         Exception: Whatever the value's own pickling raises.
     """
+    buffers: list[memoryview] = []
     if type(value) in _PLAIN:
-        data, buffers = pickle.dumps(value, PROTOCOL), list[memoryview]()
+        data = pickle.dumps(value, PROTOCOL)
     else:
         data, buffers = pickled(value)
     return data if not buffers and len(data) < SHARE_MIN else _large(data, buffers, lender)
@@ -51,9 +53,16 @@ def dump_call(
 ) -> bytes:
     """Return the payload of a call, with its function where that is given; all else as `dump`."""
     if fn is not None:
-        return dump((fn, args, kwargs), lender)
-    if kwargs or not _PLAIN.issuperset(map(type, args)):
+        # It is no importable one, so the C pickler's attempt, which `dump` begins with, would be in vain.
+        data, buffers = (
+            pickled_by_value((fn, args, kwargs)) if type(fn) is FunctionType else pickled((fn, args, kwargs))
+        )
+        return data if not buffers and len(data) < SHARE_MIN else _large(data, buffers, lender)
+    if kwargs:
         return dump((args, kwargs), lender)
+    for value in args:  # quicker than a set's own methods for the few that there are
+        if type(value) not in _PLAIN:
+            return dump((args, kwargs), lender)
     data = pickle.dumps((args, kwargs), PROTOCOL)
     return data if len(data) < SHARE_MIN else _large(data, [], lender)
 

@@ -106,4 +106,4 @@ def numbers_of(chunk: Chunk) -> list[int]:
 def nothing_is_out(client: Client) -> bool:
     """Whether all credit has been given back."""
     credit = client.ledger.credit
-    return (credit.out, credit.out_bytes, credit.backlog_us) == (0, 0, 0.0)
+    return (credit.out, credit.out_bytes, credit._out_us) == (0, 0, 0.0)

@@ -153,16 +153,16 @@ def test_what_an_item_was_charged_comes_back_with_it() -> None:
     chunk = client.add_chunk(5)
     client.hand_over()
     credit = client.ledger.credit
-    unmeasured = credit.backlog_us
+    unmeasured = credit._out_us
     client.ledger.settle([ok(chunk.number)])
-    assert credit.backlog_us == pytest.approx(unmeasured * 2 / 3)
+    assert credit._out_us == pytest.approx(unmeasured * 2 / 3)
     client.hand_over()
-    before = credit.backlog_us
+    before = credit._out_us
     client.ledger.settle([ok(chunk.number + 1)])
     client.ledger.settle([ok(chunk.number + 2)])
-    assert 0 <= credit.backlog_us < before
+    assert 0 <= credit._out_us < before
     client.ledger.settle([ok(chunk.number + index) for index in range(3, 5)])
-    assert credit.backlog_us == 0.0
+    assert credit._out_us == 0.0
 
 
 def test_an_item_that_raised_is_raised_at_its_turn() -> None:

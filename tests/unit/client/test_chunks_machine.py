@@ -160,7 +160,7 @@ def test_each_item_and_task_has_exactly_one_outcome(
     else:
         world.run_out()
         credit = world.ledger.credit
-        assert (credit.out, credit.out_bytes, credit.backlog_us) == (0, 0, 0.0)
+        assert (credit.out, credit.out_bytes, credit._out_us) == (0, 0, 0.0)
     assert world.ledger.counts == (0, 0)
     assert sorted(number or 0 for number in world.resolved) == [future.number for future in world.tasks]
     assert max(world.accepted.values(), default=1) == 1, "a number has one success"
