@@ -67,9 +67,13 @@ def look(board: mmap.mmap) -> Look:
     return Look(*_START.unpack_from(board, 0), *unpack_pair(board, 32))
 
 
-def outbox(board: mmap.mmap, seen: Look) -> bytes:
-    """Owner: copy the records that a look saw."""
-    return board[OUTBOX_AT : OUTBOX_AT + seen.filled]
+def outbox(board: mmap.mmap, seen: Look) -> bytes | None:
+    """Owner: copy the records that a look saw; None when the outbox was emptied meanwhile.
+
+    Its worker may then have written others in their place before or while they were copied.
+    """
+    records = board[OUTBOX_AT : OUTBOX_AT + seen.filled]
+    return records if look(board).generation == seen.generation else None
 
 
 def revoke(board: mmap.mmap, start: int, stop: int) -> None:

@@ -293,7 +293,9 @@ class Process:
     def _take(self, seen: page.Look) -> None:
         # A flush that is on its way brings this outbox anyway; then nothing is taken here.
         if seen.generation == self._flushes and seen.filled > self._taken:
-            batch = page.outbox(self.board, seen)[self._taken :]
+            if (records := page.outbox(self.board, seen)) is None:
+                return
+            batch = records[self._taken :]
             self._taken = seen.filled
             self._drain_printed()
             self._events.on_outcomes(self.number, Outcomes.of(batch))

@@ -41,7 +41,7 @@ def outbox_on(wire: Wire) -> tuple[Outbox, mmap.mmap]:
 
 def standing(board: mmap.mmap) -> list[Record]:
     """Return what stands on the board, as an owner sees it."""
-    return decode(page.outbox(board, page.look(board)))
+    return decode(page.outbox(board, page.look(board)) or b"")
 
 
 @quickly
