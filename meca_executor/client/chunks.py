@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 INDEX_BITS = 20
 CHUNKED = 1 << 63  #: set in the numbers of items, beside those of tasks
-FIRST, MOST = (
-    16,
-    4096,
-)  #: items of the first chunk of a map, and of the largest; each has twice as many as the one before
+#: items of the first chunk of a map, and of the largest; each has twice as many as the one before
+FIRST, MOST = 16, 4096
 MOST_BYTES = 1 << 20  #: a chunk ends with the item that brings it there
 
 _numbers = itertools.count(1)

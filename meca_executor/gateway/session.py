@@ -35,7 +35,6 @@ class Session:
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
-
     lent: dict[bytes, Held] = field(default_factory=dict)  #: those that it has mapped
 
     @property

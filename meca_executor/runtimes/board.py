@@ -14,7 +14,8 @@ can take it when the worker hangs in a long call or dies: no finished call is lo
 
 One side writes each field. A record is written before the count that includes it. The owner reads it
 only after the worker died or when two looks, milliseconds apart, see the same count, so that the order
-of stores does not matter on any processor.
+of stores does not matter on any processor; and what it copied counts only if the outbox was not emptied
+meanwhile, for then others may stand where the records were.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def pickled(value: object) -> tuple[bytes, list[memoryview]]:
         if not _names_ours(data):
             return data, large.buffers
     except Exception:
-        pass
+        pass  # a lambda, a local class, ...: cloudpickle's answer is the one that counts
     return pickled_by_value(value)
 
 
