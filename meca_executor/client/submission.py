@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .options import TaskOptions
 
 T = TypeVar("T")
+
+YIELD_S = 50e-6  #: a map leaves the interpreter to the link for a moment, so that work begins before all is pickled
 
 
 class Submission:
@@ -74,6 +77,8 @@ class Submission:
             chunks.append(Chunk(kind, options, part, mapped))
             self._ledger.add(chunks[-1])
             self._link.wake()
+            if len(chunks) == 1:
+                time.sleep(YIELD_S)
         return results(chunks, deadline)
 
     def put(self, value: Any) -> Handle:

@@ -7,6 +7,7 @@ that it does not stand behind another one while a worker is idle.
 from __future__ import annotations
 
 TARGET_US = 10_000  #: work that a worker should have before it
+REFILL_US = TARGET_US // 2  #: it gets more of it when so much is left: one hand-over for many tasks
 OVERHEAD_US = 8  #: what a task costs besides its own run time; keeps a no-op's estimate above zero
 MOST = 1_000  #: tasks in a batch, whatever the estimate says
 AHEAD_US = 100_000  #: a task up to this long may wait in a worker behind one other, so that no turn-round idles it
@@ -41,5 +42,7 @@ def batch_size(estimate: float | None, load: float, queued: int, slots: int) -> 
     if load and load + estimate > TARGET_US:
         # Not at the end of the queue: there the task would rather go to the worker that is free first.
         return int(load <= 1.5 * estimate <= 1.5 * AHEAD_US and queued > slots)
+    if load > REFILL_US:
+        return 0
     share = -(-queued // (2 * slots))
     return max(1, min(int((TARGET_US - load) / estimate), share, MOST))

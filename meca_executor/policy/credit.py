@@ -9,6 +9,7 @@ from __future__ import annotations
 from .batching import updated
 
 SLOT_US = 50_000  #: estimated work that may be out for each slot
+REFILL = 0.75  #: of it; more is handed over when no more than this is out: one frame for many tasks
 
 
 class Credit:
@@ -33,8 +34,10 @@ class Credit:
         estimate = self._estimates.get(kind)
         if estimate is None:
             return max(unmeasured, 0)
-        measured = min(self.window - self.out, int((self.slots * SLOT_US - self._out_us) / estimate))
-        return max(unmeasured, measured, 0)
+        most = self.slots * SLOT_US
+        if self._out_us > REFILL * most:
+            return max(unmeasured, 0)
+        return max(unmeasured, min(self.window - self.out, int((most - self._out_us) / estimate)), 0)
 
     def fits(self, size: int) -> bool:
         """Whether a payload of `size` bytes may go; one always may."""

@@ -36,6 +36,7 @@ ESTIMATES = st.none() | st.floats(OVERHEAD_US, 1e10)
         (TARGET_US, 0.0, 100, 1, 1),
         (TARGET_US / 10, 0.0, 100, 1, 10),  # short: a target's worth
         (TARGET_US / 10, TARGET_US / 2, 100, 1, 5),  # what is there counts
+        (TARGET_US / 10, TARGET_US * 0.6, 100, 1, 0),  # and as long as that is much, nothing more comes
         (TARGET_US / 10, TARGET_US * 0.95, 100, 1, 0),
         (TARGET_US / 10, TARGET_US / 7, 100, 1, 8),
         (TARGET_US / 10, 0.0, 8, 2, 2),  # few: half of each worker's part, so that all end together

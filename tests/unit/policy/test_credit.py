@@ -60,7 +60,20 @@ def test_short_tasks_flow(micros: int) -> None:
     """Of short ones, as many are out as the slots do in SLOT_US, but no more than the window."""
     short = credit(slots=2)
     short.measured(KIND, micros, 1)
-    assert len(fill(short)) == min(WINDOW, int(2 * SLOT_US / (micros + OVERHEAD_US)))
+    assert short.room(KIND) == min(WINDOW, int(2 * SLOT_US / (micros + OVERHEAD_US)))
+
+
+def test_short_tasks_come_many_at_once() -> None:
+    """No more of them go while most of what may be out is out; then all that may."""
+    short = credit(slots=2)
+    short.measured(KIND, 1000, 1)
+    charges = [give(short) for _ in range(short.room(KIND))]
+    most, took = len(charges), 0
+    while not short.room(KIND):
+        short.done(charges.pop(), 0)
+        took += 1
+    assert 1 < took < most / 2
+    assert short.room(KIND) == took
 
 
 def test_a_short_kind_does_not_open_the_way_for_another() -> None:
@@ -120,18 +133,19 @@ def test_a_gateway_grants_other_numbers() -> None:
     st.lists(st.sampled_from([KIND, OTHER]), max_size=20),
     st.sampled_from([KIND, OTHER]),
 )
-def test_the_room_is_how_many_may_go_one_after_the_other(
+def test_after_the_room_is_taken_there_is_none(
     times: list[tuple[tuple[int, int], int]], out: list[tuple[int, int]], kind: tuple[int, int]
 ) -> None:
-    """Who is told of room for so many at once hands over as many as who asks before each of them."""
+    """Who is told of room for so many may hand over so many, and then no more."""
     account = credit(slots=2)
     for measured, micros in times:
         account.measured(measured, micros, 1)
     for other in out:
         if allows(account, other):
             give(account, other)
-    room = account.room(kind)
-    assert len(fill(account, kind)) == room
+    for _ in range(account.room(kind)):
+        give(account, kind)
+    assert account.room(kind) == 0
 
 
 @quickly
