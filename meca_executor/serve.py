@@ -1,4 +1,4 @@
-"""A whole gateway: broker, server and runtimes put together, embedded or standing."""
+"""A whole gateway: broker, server and runtimes put together; and the embedded one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import logging
 import os
 import resource
 import signal
+import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
+from .gateway.books import History
 from .gateway.broker import Broker
 from .gateway.desktop import with_tag
 from .gateway.hub import Hub
+from .gateway.keeper import Durable
 from .gateway.server import Server
 from .runtimes.apps import Apps
 from .runtimes.examples import shipped
 from .runtimes.processes import Processes
-from .settings import default_key_file, ensure_keys, without_secrets
+from .settings import without_secrets
 from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from .gateway.journal import Journal
 
 EMBEDDED_KEY = "embedded"  #: the one access key of an embedded gateway; its secret is the one-time token
 PARENT_POLL_S = 1.0
@@ -56,6 +60,10 @@ class Gateway:
         apps: Container name -> folder, besides the shipped examples.
         ready_workers: Worker processes to start before anyone asks.
         trusting: Its one client may name folders to run as containers.
+        journal: Where sessions are written down; None keeps them in memory only.
+
+    Raises:
+        UsageError: The journal is damaged.
     """
 
     def __init__(
@@ -65,13 +73,17 @@ class Gateway:
         apps: Mapping[str, str],
         ready_workers: int = 0,
         trusting: bool = False,
+        journal: Journal | None = None,
     ) -> None:
         keep_read_buffers()
         slots = workers or core_count()
         environ = without_secrets(os.environ)
         self._apps = Apps({**shipped(), **apps}, environ=environ)
-        self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting)
+        keeper = None if journal is None else Durable(journal)
+        self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting, keeper=keeper)
         self._hub.start(Processes(self._hub, environ, raise_descriptor_limit()), ready_workers)
+        if journal is not None and keeper is not None:
+            revive(self._hub, journal, keeper)
         # The embedded gateway serves its one client only.
         old_dialect = None if trusting else (frozenset(map(with_tag, apps)), host_capacity())
         self._server = Server(self._hub, secrets, slots, old_dialect)
@@ -81,12 +93,32 @@ class Gateway:
         """Start to serve; returns the port."""
         return await self._server.listen(host, port)
 
+    def refuse(self, text: str) -> None:
+        """Tell every client why there is no gateway any more."""
+        self._server.refuse_all(text)
+
     async def close(self, grace: float = 0.0) -> bool:
         """End everything, after what is under way when it ends within `grace` seconds; whether it did."""
         done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
         await self._hub.close()
         await self._server.close()
         return done
+
+
+def revive(hub: Hub, journal: Journal, keeper: Durable) -> None:
+    """Go on with all sessions of a journal.
+
+    Raises:
+        UsageError: It is damaged.
+    """
+    for saved in journal.load():
+        try:
+            hub.revive(saved, History(journal.entries(saved.id)), keeper)
+        except (ValueError, KeyError, struct.error) as error:
+            raise UsageError(
+                f"the journal {journal.path} is damaged: session {saved.id}: {error!r}; "
+                "move it away, or choose another --journal"
+            ) from error
 
 
 def host_capacity() -> dict[str, float]:
@@ -141,66 +173,3 @@ async def _embedded(config: dict[str, Any]) -> None:
         loop.add_signal_handler(number, ended.set)
     await ended.wait()
     await gateway.close()
-
-
-def run_standing(
-    host: str, port: int, workers: int | None, apps: dict[str, str], key_file: Path | None, grace: float
-) -> int:
-    """Serve many clients until SIGTERM or SIGINT; prints a line when ready. Returns the exit code.
-
-    Args:
-        host: Loopback address to listen on.
-        port: Port; 0 takes a free one.
-        workers: Tasks that run at once; None is one a core.
-        apps: Container name -> folder.
-        key_file: Where the key pairs are; None is the user's own (made when missing).
-        grace: Seconds that running tasks have after the signal.
-
-    Raises:
-        UsageError: The address is not loopback, or the key file cannot be used.
-    """
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        raise UsageError(
-            f"cannot listen on {host}: this gateway has no TLS, so only this machine may reach it; use 127.0.0.1"
-        )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    keys = key_file or default_key_file()
-    secrets = dict(ensure_keys(keys))
-
-    def say(text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-
-    try:
-        return asyncio.run(_standing(host, port, Gateway, (secrets, workers, apps), keys, grace, say))
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; is another gateway running there? "
-            "Choose another --port"
-        ) from error
-
-
-async def _standing(
-    host: str,
-    port: int,
-    make: Callable[..., Gateway],
-    arguments: tuple[Any, ...],
-    keys: Path,
-    grace: float,
-    say: Callable[[str], None],
-) -> int:
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    gateway = make(*arguments)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    try:
-        bound = await gateway.listen(host, port)
-    except OSError:
-        await gateway.close()
-        raise
-    say(f"meca gateway: http://{host}:{bound} is ready, {gateway.slots} workers, keys in {keys}; Ctrl-C ends it")
-    await ended.wait()
-    say(f"meca gateway: ending; running tasks have {grace:g} s")
-    done = await gateway.close(grace)
-    say("meca gateway: ended" if done else "meca gateway: ended; tasks that took longer were stopped")
-    return 0

@@ -52,6 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="key pairs of those who may connect (default: one made in your state folder)",
     )
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="write tasks and results down in FILE, so that a gateway started again with it goes on with them",
+    )
+    parser.add_argument(
+        "--journal-size",
+        type=count,
+        default=8192,
+        metavar="MIB",
+        help="take no more tasks when the journal is larger (default 8192)",
+    )
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
 
 
@@ -60,9 +73,10 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     host = loopback(args.host)
     apps = app_table(args.app)
 
-    from ..serve import run_standing
+    from ..standing import Standing, run_standing
 
-    return run_standing(host, args.port, args.workers, apps, args.key_file, args.grace)
+    size = args.journal_size << 20
+    return run_standing(Standing(host, args.port, args.workers, apps, args.key_file, args.grace, args.journal, size))
 
 
 def loopback(host: str) -> str:

@@ -10,9 +10,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TaskKilled
-from ..wire.lending import FLAGS, FREED, Lender
+from ..wire.lending import FREED, Lender
 from ..wire.payloads import in_frame
-from ..wire.records import Status
+from ..wire.records import COUNTED, Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
 from .outcomes import give_back, read_outcome, resolve, value_of
 from .tasks import Task
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
 _OK = int(Status.OK)  # plain: compared for each task
-FLAGS_FROM = 0xFF  #: a larger status has flags
+FLAGS = ~0xFF  #: of a status
 _INDEX = (1 << INDEX_BITS) - 1
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
@@ -223,7 +223,7 @@ class Ledger:
         chunk = None
         for number, status, micros, payload in records:
             flags = 0
-            if status > FLAGS_FROM:
+            if status & FLAGS:
                 flags, status = status & FLAGS, status & ~FLAGS
             if number >= CHUNKED:
                 if chunk is None or chunk.number != number & ~_INDEX:
@@ -235,12 +235,14 @@ class Ledger:
                 if not chunk.is_open(index):
                     continue
                 spent.returned(chunk.kind, self._item_done(chunk), len(chunk.payloads[index]))
-                retry = self._settle_item(chunk, index, status, payload, flags & FREED)
+                retry = self._settle_item(chunk, index, (status, micros, payload), flags)
             else:
                 task = out.pop(number, None)
                 if task is None:
                     continue
                 spent.returned(task.kind, task.charge, len(task.payload))
+                if flags & COUNTED:
+                    task.attempts = max(task.attempts, micros)
                 retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), flags & FREED)
             if retry is not None:
                 again.append(retry)
@@ -252,7 +254,8 @@ class Ledger:
             chunk.notify()
         return again
 
-    def _settle_item(self, chunk: Chunk, index: int, status: int, payload: bytes, freed: int) -> Again | None:
+    def _settle_item(self, chunk: Chunk, index: int, outcome: tuple[int, int, bytes], flags: int) -> Again | None:
+        (status, micros, payload), freed = outcome, flags & FREED
         if status == _OK:
             try:
                 value = value_of(payload, self.freed)
@@ -263,6 +266,8 @@ class Ledger:
             chunk.set(index, value)
             return None
         task = chunk.task(index)
+        if flags & COUNTED:
+            task.attempts = max(task.attempts, micros)
         return self._conclude(task, *read_outcome(task, status, payload, self.freed), freed)
 
     def _item_done(self, chunk: Chunk) -> float:

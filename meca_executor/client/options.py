@@ -66,6 +66,7 @@ class TaskOptions:
     def wire(self) -> bytes:
         """Return what the gateway has to know, as JSON."""
         fields: dict[str, Any] = {"timeout": self.timeout, "resource": dict(self.resource), "runtime": self.runtime}
+        fields["attempts"] = self.retry.attempts if self.retry.stop is None else None
         if self.called:
             fields["container_ref"] = self.container_ref
         return json.dumps({name: value for name, value in fields.items() if value}).encode()

@@ -10,14 +10,16 @@ import asyncio
 import itertools
 import logging
 import time
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
 from ..policy.placement import why_never
 from ..wire import proof
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
-from ..wire.stream import Message, Stream
+from ..wire.stream import Message
+from .calls import ContainerCalls
+from .keeper import MAX_MESSAGE, Volatile
 from .session import Session, SessionRefused
 from .tasks import Forget, Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
 
     from ..wire.payloads import Held
     from ..wire.records import Outcomes
+    from .books import History
     from .broker import Broker
+    from .journal import SavedSession
+    from .keeper import Durable, Keeper
     from .ports import ContainerRuntime, WorkerRuntime
 
 LOOK_S = 0.02  #: how often workers that have something to do are looked at
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
 RESUME_S = 600.0  #: a session whose link is down is kept for so long
 PAUSE_BYTES = 64 << 20  #: unacknowledged bytes at which a session's tasks are no longer started
-MAX_MESSAGE = 4 << 30  #: bytes of one task or result
 
 log = logging.getLogger("meca.gateway")
 
@@ -48,14 +52,15 @@ class Hub:
         capacity: Mapping[str, float],
         trusting: bool = False,
         resume_s: float = RESUME_S,
+        keeper: Keeper | None = None,
     ) -> None:
         self.sessions: dict[str, Session] = {}
         self._broker = broker
-        self._containers = containers
+        self._keeper = keeper or Volatile()
+        self.calls = ContainerCalls(containers, self._report, self._keeper)
         self._workers: WorkerRuntime
         self._capacity = capacity  #: what this host has of each resource
         self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
-        self._refused_apps: dict[str, str] = {}
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
         self._looking = False
@@ -68,10 +73,8 @@ class Hub:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def attach(
-        self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None, send: Callable[[bytes], None]
-    ) -> tuple[Session, bool]:
-        """Connect a client to its session, an old or a new one; returns it and whether it is an old one.
+    def attach(self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None) -> tuple[Session, bool]:
+        """Find a client's session, or begin one; returns it and whether it is an old one. Its link is down still.
 
         Raises:
             SessionRefused: The session belongs to another key.
@@ -81,24 +84,54 @@ class Hub:
             raise SessionRefused(f"session {session_id!r} belongs to another access key")
         resumed = session is not None
         if session is None:
-            session = Session(session_id, owner, cap, tasks_per_worker, Stream(MAX_MESSAGE))
-            session.gate = asyncio.Semaphore(cap)
-            self.sessions[session_id] = session
+            session = Session(session_id, owner, cap, tasks_per_worker, self._keeper.stream())
+            self._add(session)
         if session.expiry is not None:
             session.expiry.cancel()
             session.expiry = None
-        session.send = send
         return session, resumed
+
+    def _add(self, session: Session) -> None:
+        session.gate = asyncio.Semaphore(session.cap)
+        self.sessions[session.id] = session
+
+    def when_kept(self, session: Session, then: Callable[[], object]) -> None:
+        """Call `then` when a session will outlive what a keeper promises that it does."""
+        self._keeper.opened(session, then)
+
+    @property
+    def durable(self) -> bool:
+        """Whether sessions outlive the gateway; memory cannot be shared then."""
+        return self._keeper.durable
+
+    def revive(self, saved: SavedSession, history: History, keeper: Durable) -> None:
+        """Go on with a session that an earlier gateway left.
+
+        Raises:
+            ValueError: What it left is not complete.
+        """
+        session = Session(saved.id, saved.owner, saved.cap, saved.per_worker, keeper.revived(saved, history))
+        self._add(session)
+        session.expiry = self._loop.call_later(self._resume_s, self.end, session)
+        left = history.left()
+        for kind, body in left.messages:
+            self._on_message(session, Message(kind, body))
+        if left.lost:
+            self._report(session.id, left.lost)
 
     def detach(self, session: Session, send: Callable[[bytes], None]) -> None:
         """The connection is gone; the session waits for the client to come back."""
-        if session.send == send and session.id in self.sessions:
+        if session.send in (send, None) and session.id in self.sessions:
             session.send = None
-            session.expiry = self._loop.call_later(self._resume_s, self.end, session)
+            if session.expiry is None:
+                session.expiry = self._loop.call_later(self._resume_s, self.end, session)
 
-    def replay(self, session: Session, received: int) -> None:
-        """Send again what the client has not had."""
-        for frame in session.stream.replay(received):
+    def connect(self, session: Session, send: Callable[[bytes], None], received: int) -> None:
+        """Its client is there, and has had frames up to `received`: send what it has not had, and what comes."""
+        frames = session.stream.replay(received, self._keeper.told(session))
+        self._keeper.acknowledged(session)
+        session.send = send
+        for frame in frames:
             self._transmit(session, frame)
 
     def end(self, session: Session) -> None:
@@ -114,6 +147,7 @@ class Hub:
         for call in list(session.calls.values()):
             call.cancel()
         self._do(self._broker.close(session.id))
+        self._keeper.ended(session)
 
     # -- from the client --------------------------------------------------------------------------
 
@@ -124,21 +158,36 @@ class Hub:
             ValueError: Garbage; drop the connection.
         """
         message = session.stream.receive(frame)
+        self._keeper.acknowledged(session)
         if message is not None:
-            self._on_message(session, message)
+            self._take(session, message)
         if session.stream.ack_due:
             self._transmit(session, session.stream.acknowledge())
-        elif session.stream.ack_owed and not session.acknowledging:
-            session.acknowledging = True
-            self._loop.call_later(ACK_S, self._acknowledge, session)
+        else:
+            self._acknowledge_soon(session)
         if session.paused and session.unfetched < PAUSE_BYTES // 2:
             session.paused = False
             self._do(self._broker.pause(session.id, False))
 
+    def _take(self, session: Session, message: Message) -> None:
+        if message.kind is Kind.TASKS and session.opened and (why := self._keeper.full) is not None:
+            refused = [record for group in decode(message.body) for record in decode(group[3])]
+            self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in refused))
+            self._keeper.taken(session, None)
+        else:
+            self._on_message(session, message)
+            self._keeper.taken(session, message)
+
+    def _acknowledge_soon(self, session: Session) -> None:
+        if session.stream.ack_owed and not session.acknowledging:
+            session.acknowledging = True
+            self._loop.call_later(ACK_S, self._acknowledge, session)
+
     def _acknowledge(self, session: Session) -> None:
         session.acknowledging = False
-        if session.stream.ack_owed and session.send is not None:
+        if session.send is not None:
             self._transmit(session, session.stream.acknowledge())
+            self._acknowledge_soon(session)  # what is not written down yet
 
     def _on_message(self, session: Session, message: Message) -> None:
         kind, body = message
@@ -194,10 +243,7 @@ class Hub:
         elif fields.get("type") == "app" and self._trusting:
             if not {"ref", "folder"} <= fields.keys():
                 raise MalformedBatch("an app has a ref and a folder")
-            try:
-                self._containers.add(str(fields["ref"]), str(fields["folder"]))
-            except UsageError as error:
-                self._refused_apps[str(fields["ref"])] = str(error)
+            self.calls.add(str(fields["ref"]), str(fields["folder"]))
 
     def _on_options(self, session: Session, number: int, options: Options) -> None:
         self._broker.set_options(session.id, number, options)
@@ -218,61 +264,16 @@ class Hub:
             self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
         elif (options := session.containers.get(tag)) is not None:
             for record in decode(batch):
-                self._begin_call(session, record, options)
+                self.calls.begin(session, record, options)
         else:
             return False
         return True
-
-    def _begin_call(self, session: Session, record: Record, options: Options) -> None:
-        number = record[0]
-        call = session.calls[number] = self._loop.create_task(self._call(session, record, options))
-        call.add_done_callback(lambda call: self._call_over(session, number, call))
 
     def _kill(self, session: Session, task_id: int) -> None:
         if (call := session.calls.get(task_id)) is not None:
             call.cancel()
         else:
             self._do(self._broker.kill(session.id, task_id))
-
-    # -- containers -------------------------------------------------------------------------------
-
-    async def _call(self, session: Session, record: Record, options: Options) -> None:
-        started = time.monotonic()
-        try:
-            async with session.gate:
-                started = time.monotonic()
-                status, payload = await self.ask(options, record[3])
-        finally:
-            session.calls.pop(record[0], None)
-        micros = min(int((time.monotonic() - started) * 1e6), 0xFFFF_FFFF)
-        self._report(session.id, encode([(record[0], status, micros, payload)]))
-
-    def _call_over(self, session: Session, number: int, call: asyncio.Task[None]) -> None:
-        # Not in the call itself: one that is cancelled before its first step never runs a line.
-        session.calls.pop(number, None)
-        if call.cancelled():
-            self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
-
-    async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
-        """Return how a container's call ended, and its reply or why not."""
-        assert options.container_ref is not None
-        if (refusal := self._refused_apps.get(options.container_ref)) is not None:
-            return Status.NO_HOST, refusal.encode()
-        try:
-            reply = await self._containers.call(options.container_ref, content, timeout=options.timeout)
-            return Status.REPLY, reply
-        except ContainerFailed as error:
-            status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED
-            return status, str(error).encode()
-        except TaskTimeout as error:
-            return Status.TIMEOUT, str(error).encode()
-        except (NoHostFits, UsageError) as error:
-            return Status.NO_HOST, str(error).encode()
-        except MecaError as error:
-            return Status.FAILED, str(error).encode()
-        except Exception as error:  # a defect of ours must reach the future, not only a log
-            log.exception("container call failed")
-            return Status.FAILED, f"the gateway failed: {type(error).__name__}: {error}".encode()
 
     # -- from the workers (WorkerEvents) ----------------------------------------------------------
 
@@ -305,9 +306,9 @@ class Hub:
             if isinstance(todo, Report):
                 self._report(*todo)
             elif isinstance(todo, Run):
-                if todo.definitions:
-                    workers.send(todo.worker, Kind.DEFINE, encode(todo.definitions))
-                workers.send(todo.worker, Kind.CALLS, encode([(todo.ordinal, 0, todo.reference, todo.calls)]))
+                self._keeper.started(
+                    self.sessions[todo.session], todo.calls, todo.once, todo.worker, partial(self._hand_over, todo)
+                )
             elif isinstance(todo, Spawn):
                 workers.spawn(todo.worker)
             elif isinstance(todo, Setup):
@@ -325,6 +326,11 @@ class Hub:
         if not self._looking and self._broker.busy:
             self._looking = True
             self._loop.call_later(LOOK_S, self._look)
+
+    def _hand_over(self, run: Run) -> None:
+        if run.definitions:
+            self._workers.send(run.worker, Kind.DEFINE, encode(run.definitions))
+        self._workers.send(run.worker, Kind.CALLS, encode([(run.ordinal, 0, run.reference, run.calls)]))
 
     def _look(self) -> None:
         self._looking = False
@@ -346,15 +352,11 @@ class Hub:
             session = self.sessions.get(session_id)
             if session is not None:
                 for kind, alike in itertools.groupby(batches, itemgetter(0)):
-                    self.tell(session, kind, b"".join([batch for _, batch in alike]))
+                    batch = b"".join([batch for _, batch in alike])
+                    self._keeper.report(session, kind, batch, partial(self._transmit, session))
                 if not session.paused and session.unfetched > PAUSE_BYTES and session.opened:
                     session.paused = True
                     self._broker.pause(session_id, True)
-
-    def tell(self, session: Session, kind: Kind, body: bytes) -> None:
-        """Send a message to a session, now or after its reconnect."""
-        for frame in session.stream.send(kind, body):
-            self._transmit(session, frame)
 
     def _transmit(self, session: Session, frame: bytes) -> None:
         if session.send is not None:
@@ -363,21 +365,28 @@ class Hub:
     # -- end --------------------------------------------------------------------------------------
 
     async def drain(self, grace: float, busy_elsewhere: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until nothing runs and every result was fetched, at most `grace` seconds; whether that came."""
+        """Wait until nothing runs, at most `grace` seconds; whether that came.
+
+        Without a journal also until the queue is empty and every result was fetched; with one, that is for later.
+        """
+        if self.durable:
+            for session in self.sessions.values():
+                self._do(self._broker.pause(session.id, True))
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())
-            unfetched = any(s.unfetched for s in self.sessions.values() if s.send is not None)
+            unfetched = not self.durable and any(s.unfetched for s in self.sessions.values() if s.send is not None)
             if not running and not unfetched and not busy_elsewhere():
                 return True
             await asyncio.sleep(LOOK_S)
         return False
 
     async def close(self) -> None:
-        """End all sessions, workers and containers, and wait until they are gone."""
+        """End all workers and containers, and wait until they are gone; sessions live on in a journal."""
+        await self._keeper.close()
         for session in list(self.sessions.values()):
             self.end(session)
-        await asyncio.gather(self._workers.close(), self._containers.close())
+        await asyncio.gather(self._workers.close(), self.calls.close())
 
 
 def limits() -> dict[str, Any]:

@@ -177,10 +177,14 @@ class Server:
             raise Refusal("key", wrong_key(str(key or "")[:32]))
         welcome = self._welcome(connection, str(key), proof.from_text(text))
         signature = proof.gateway_proof(secret, connection.nonce, nonce, welcome)
-        self._send(connection, proof.WELCOME, {"welcome": welcome, "proof": signature})
         assert connection.session is not None
-        if connection.resumed:
-            self._hub.replay(connection.session, connection.received)
+        said = {"welcome": welcome, "proof": signature}
+        self._hub.when_kept(connection.session, partial(self._greet, connection, connection.session, said))
+
+    def _greet(self, connection: Connection, session: Session, welcome: dict[str, str]) -> None:
+        if connection.sid in self._connections and not connection.closing:
+            self._send(connection, proof.WELCOME, welcome)
+            self._hub.connect(session, connection.tap.send, connection.received if connection.resumed else 0)
 
     def _welcome(self, connection: Connection, key: str, hello: dict[str, Any]) -> str:
         if hello.get("protocol") != proof.PROTOCOL:
@@ -197,7 +201,7 @@ class Server:
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = self._hub.attach(name, key, slots, per_worker, connection.tap.send)
+            session, resumed = self._hub.attach(name, key, slots, per_worker)
         except SessionRefused as error:
             raise Refusal("session", str(error)) from None
         connection.session, connection.resumed = session, resumed
@@ -207,13 +211,19 @@ class Server:
         fields = {
             "protocol": proof.PROTOCOL,
             "resumed": resumed,
-            "received": session.stream.received,
+            "received": session.stream.acknowledgeable,
             "slots": slots,
             "python": platform.python_version(),
-            "memory": [self._probe and self._probe.offer(), probe.answer(str(hello.get("memory", "")))],
+            "memory": self._memory(str(hello.get("memory", ""))),
             **limits(),
         }
         return proof.to_text(fields)
+
+    def _memory(self, offer: str) -> list[str | None]:
+        """What shows that client and gateway can read each other's memory; nothing where values go to disk anyway."""
+        if self._probe is None or self._hub.durable:
+            return [None, None]
+        return [self._probe.offer(), probe.answer(offer)]
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -238,6 +248,11 @@ class Server:
     def _refuse(self, connection: Connection, refusal: Refusal) -> None:
         connection.closing = True
         self._send(connection, proof.REFUSED, {"code": refusal.code, "text": refusal.text})
+
+    def refuse_all(self, text: str) -> None:
+        """Drop every client, with a reason; their sessions are not touched."""
+        for connection in list(self._connections.values()):
+            self._refuse(connection, Refusal("ending", text))
 
     def _fail(self, connection: Connection) -> None:
         """A frame could not be sent: what the client did not get waits in its session until it comes back."""

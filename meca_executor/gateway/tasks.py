@@ -21,6 +21,12 @@ class Options:
     container_ref: str | None = None  #: the payload is a container's input, not a call
     runtime: str | None = None
     resource: dict[str, float] = field(default_factory=dict)
+    attempts: int | None = None  #: in all; None: only the client knows when they are enough
+
+    @property
+    def once(self) -> bool:
+        """Whether a call may be the last one, for all that the gateway knows."""
+        return self.attempts is None or self.attempts <= 1
 
     @classmethod
     def from_fields(cls, fields: Any) -> Options:
@@ -39,7 +45,10 @@ class Options:
             raise ValueError(f"timeout {timeout!r} is not a positive number of seconds")
         if not isinstance(resource, dict) or not all(isinstance(value, (int, float)) for value in resource.values()):
             raise ValueError(f"resource {resource!r} is not an object of numbers")
-        return cls(timeout, fields.get("container_ref"), fields.get("runtime"), resource)
+        attempts = fields.get("attempts")
+        if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
+            raise ValueError(f"attempts {attempts!r} is not a number from 1 on")
+        return cls(timeout, fields.get("container_ref"), fields.get("runtime"), resource, attempts)
 
 
 @dataclass(eq=False)
@@ -117,6 +126,8 @@ class Run(NamedTuple):
     ordinal: int  #: of the first call; the others follow
     reference: int  #: the number of their function's definition; 0: each call carries its own
     calls: bytes  #: a batch of (task id, 0, 0, call)
+    session: str  #: whose they are
+    once: bool = False  #: they may not be made again
 
 
 class Forget(NamedTuple):

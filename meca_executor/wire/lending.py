@@ -24,7 +24,6 @@ IDLE_S = 1.0  #: after so long without a large call the client has all of them l
 FREED = 0x100
 #: Set in the status of an outcome in shared memory: its worker wants to know when nothing of it is left.
 LENT = 0x200
-FLAGS = FREED | LENT
 
 _forks = 0
 

@@ -99,6 +99,11 @@ class Status(IntEnum):
     SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to
 
 
+COUNTED = 0x400
+"""Flag of a lost attempt's status: in place of a time stands how many attempts there have been, those that earlier
+gateways made of the same call included."""
+
+
 class Outcomes(NamedTuple):
     """What became of calls that a worker did, in the order in which it had them."""
 

@@ -4,6 +4,9 @@ Each side of a session has one. Messages are cut into numbered frames; the sende
 the other side acknowledges it, and after a reconnect sends again what the other side has not had. So
 each message arrives once and in order, however often the link drops. No I/O happens here.
 
+A side that writes down what arrives (`hold`) acknowledges it when that is done: what it has not
+acknowledged, the other side sends again, also to the process that takes its place.
+
     frame   kind u8, flags u8, zero u16, zero u32, number u64, acknowledged u64, then the message (or a part)
 """
 
@@ -35,10 +38,19 @@ class Message(NamedTuple):
 
 
 class Stream:
-    """One side's numbers, unacknowledged frames and half-received message."""
+    """One side's numbers, unacknowledged frames and half-received message.
 
-    def __init__(self, max_message: int | None = None) -> None:
-        self._next = 1
+    Args:
+        max_message: Bytes that a message from the other side may have.
+        hold: Acknowledge only what `commit` was told.
+        received: The other side's last frame, where this process takes another one's place.
+        sent: The last frame that the other process had made.
+    """
+
+    def __init__(self, max_message: int | None = None, *, hold: bool = False, received: int = 0, sent: int = 0) -> None:
+        self._next = sent + 1
+        self._hold = hold
+        self._committed = received
         self._unacked: deque[tuple[int, bytes]] = deque()
         self._parts: list[bytes] = []
         self._parts_kind: Kind | None = None  # None: no message is half received
@@ -46,7 +58,7 @@ class Stream:
         self._max_message = max_message
         self._owed_frames = 0
         self._owed_bytes = 0
-        self.received = 0  #: the last frame number that arrived in order
+        self.received = received  #: the last frame number that arrived in order
         self.unacked_bytes = 0  #: what the other side has not acknowledged yet
 
     def __repr__(self) -> str:
@@ -64,7 +76,7 @@ class Stream:
         number = self._next
         self._next = number + 1
         self._owed_frames = self._owed_bytes = 0
-        frame = b"".join((FRAME.pack(kind, flags, 0, 0, number, self.received), part))
+        frame = b"".join((FRAME.pack(kind, flags, 0, 0, number, self.acknowledgeable), part))
         self._unacked.append((number, frame))
         self.unacked_bytes += len(frame)
         return frame
@@ -138,9 +150,35 @@ class Stream:
     def acknowledge(self) -> bytes:
         """Return a frame that only acknowledges; after it nothing is owed."""
         self._owed_frames = self._owed_bytes = 0
-        return FRAME.pack(Kind.ACK, 0, 0, 0, 0, self.received)
+        return FRAME.pack(Kind.ACK, 0, 0, 0, 0, self.acknowledgeable)
 
-    def replay(self, received: int) -> list[bytes]:
-        """Return the frames to send again to a side that has had those up to `received`."""
+    @property
+    def acknowledgeable(self) -> int:
+        """The last frame that the other side may forget."""
+        return self._committed if self._hold else self.received
+
+    def commit(self, number: int) -> None:
+        """What came up to this frame is written down."""
+        if number > self._committed:
+            self._committed = number
+            self._owed_frames += 1
+
+    @property
+    def delivered(self) -> int:
+        """The last frame that the other side has acknowledged."""
+        return self._unacked[0][0] - 1 if self._unacked else self._next - 1
+
+    @property
+    def sent(self) -> int:
+        """The last frame that was made."""
+        return self._next - 1
+
+    def replay(self, received: int, last: int | None = None) -> list[bytes]:
+        """Return the frames to send again to a side that has had those up to `received`; none after `last`."""
         self.acknowledged(received)
-        return [frame for _, frame in self._unacked]
+        return [frame for number, frame in self._unacked if last is None or number <= last]
+
+
+def frames_of(body: bytes) -> int:
+    """Return how many frames a message of this body has."""
+    return max(1, -(-len(body) // PART_BYTES))

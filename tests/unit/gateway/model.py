@@ -103,7 +103,7 @@ class ModelRuntime:
                 assert todo.worker not in self.workers
                 self.workers[todo.worker] = ModelWorker(todo.worker)
             elif isinstance(todo, Run):
-                self._run(*todo)
+                self._run(*todo[:5])
             elif (worker := self.workers.get(todo.worker)) is not None:
                 if isinstance(todo, Setup):
                     assert worker.setup is None, "a worker is told once what it is for"

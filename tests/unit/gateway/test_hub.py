@@ -82,7 +82,8 @@ class Client:
         self.hub.start(Workers(), 0)
         self.stream = Stream()
         self.frames: list[bytes] = []
-        self.session, _ = self.hub.attach("s", "me", cap, None, self.frames.append)
+        self.session, _ = self.hub.attach("s", "me", cap, None)
+        self.hub.connect(self.session, self.frames.append, 0)
         self.tell(Kind.SETUP, SETUP)
 
     def tell(self, kind: Kind, records: list[Record]) -> None:
@@ -257,7 +258,7 @@ async def test_nothing_comes_before_the_setup_and_that_comes_once() -> None:
     """Who begins with something else, or begins twice, is dropped."""
     for kind, records in [(Kind.TASKS, [(1, 0, 0, b"")]), (Kind.SETUP, [(0, 0, 0, b"{}")]), (Kind.KILL, [])]:
         client = Client()
-        client.session, _ = client.hub.attach("another", "me", 1, None, client.frames.append)
+        client.session, _ = client.hub.attach("another", "me", 1, None)
         client.stream = Stream()
         with pytest.raises(MalformedBatch):
             client.tell(kind, list(records))
@@ -292,8 +293,8 @@ async def test_a_session_belongs_to_its_key() -> None:
     """Another key cannot have it; the same one gets it back, with what is in it."""
     client = Client()
     with pytest.raises(SessionRefused, match="belongs to another access key"):
-        client.hub.attach("s", "you", 1, None, client.frames.append)
-    again, resumed = client.hub.attach("s", "me", 1, None, client.frames.append)
+        client.hub.attach("s", "you", 1, None)
+    again, resumed = client.hub.attach("s", "me", 1, None)
     assert again is client.session
     assert resumed
 
@@ -311,11 +312,11 @@ async def test_outcomes_wait_while_the_link_is_down() -> None:
     for _ in range(PATIENCE):
         await asyncio.sleep(0)
     assert client.outcomes() == {}
-    session, resumed = client.hub.attach("s", "me", 2, None, client.frames.append)
+    session, resumed = client.hub.attach("s", "me", 2, None)
     assert resumed
-    client.hub.replay(session, client.stream.received)
+    client.hub.connect(session, client.frames.append, client.stream.received)
     assert client.outcomes() == {1: (Status.REPLY, b"X")}
-    client.hub.replay(session, client.stream.received)
+    client.hub.connect(session, client.frames.append, client.stream.received)
     assert client.outcomes() == {}
 
 
@@ -331,5 +332,5 @@ async def test_goodbye_ends_a_session() -> None:
         await asyncio.sleep(0)
     assert client.hub.sessions == {}
     assert client.containers.running == 0
-    _, resumed = client.hub.attach("s", "you", 1, None, client.frames.append)
+    _, resumed = client.hub.attach("s", "you", 1, None)
     assert not resumed

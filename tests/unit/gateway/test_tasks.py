@@ -54,6 +54,6 @@ def test_what_the_client_writes_the_gateway_reads() -> None:
     """The two sides of the wire agree."""
     options = TaskOptions().changed(timeout=4, resource={"cpu": 2, "mem": 512}, runtime="runc")
     called = options.calling("knn:latest", {"gpu": 1}, None)
-    assert Options.from_fields(json.loads(options.wire())) == Options(4.0, None, "runc", {"cpu": 2, "memory": 512})
-    assert Options.from_fields(json.loads(called.wire())) == Options(4.0, "knn:latest", "runc", {"gpu": 1})
-    assert Options.from_fields(json.loads(TaskOptions().wire())) == Options()
+    assert Options.from_fields(json.loads(options.wire())) == Options(4.0, None, "runc", {"cpu": 2, "memory": 512}, 3)
+    assert Options.from_fields(json.loads(called.wire())) == Options(4.0, "knn:latest", "runc", {"gpu": 1}, 3)
+    assert Options.from_fields(json.loads(TaskOptions().wire())) == Options(attempts=3)

@@ -1,0 +1,106 @@
+"""Calls of containers: under way in the hub's loop, as many at once as their session may have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
+from ..wire.records import Record, Status, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .keeper import Keeper
+    from .ports import ContainerRuntime
+    from .session import Session
+    from .tasks import Options
+
+MICROS_MAX = 0xFFFF_FFFF
+
+log = logging.getLogger("meca.gateway")
+
+
+class ContainerCalls:
+    """What is asked of containers.
+
+    Args:
+        containers: Who runs them.
+        report: Told `(session id, batch of outcomes)`.
+        keeper: Writes down what begins.
+    """
+
+    def __init__(self, containers: ContainerRuntime, report: Callable[[str, bytes], object], keeper: Keeper) -> None:
+        self._containers = containers
+        self._report = report
+        self._keeper = keeper
+        self._refused: dict[str, str] = {}  # container name -> why its folder is none
+
+    def add(self, ref: str, folder: str) -> None:
+        """Learn where a container's folder is; one that is none fails the calls of it."""
+        try:
+            self._containers.add(ref, folder)
+        except UsageError as error:
+            self._refused[ref] = str(error)
+
+    def begin(self, session: Session, record: Record, options: Options) -> None:
+        """Call a container."""
+        number = record[0]
+        call = session.calls[number] = asyncio.get_running_loop().create_task(self._call(session, record, options))
+        call.add_done_callback(lambda call: self._over(session, number, call))
+
+    async def _call(self, session: Session, record: Record, options: Options) -> None:
+        began = time.monotonic()
+        try:
+            async with session.gate:
+                await self._written_down(session, record, options)
+                began = time.monotonic()
+                status, payload = await self.ask(options, record[3])
+        finally:
+            session.calls.pop(record[0], None)
+        micros = min(int((time.monotonic() - began) * 1e6), MICROS_MAX)
+        self._report(session.id, encode([(record[0], status, micros, payload)]))
+
+    async def _written_down(self, session: Session, record: Record, options: Options) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._keeper.started(session, encode([record]), options.once, None, partial(_settle, done))
+        await done
+
+    def _over(self, session: Session, number: int, call: asyncio.Task[None]) -> None:
+        # Not in the call itself: one that is cancelled before its first step never runs a line.
+        session.calls.pop(number, None)
+        if call.cancelled():
+            self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
+
+    async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
+        """Return how a container's call ended, and its reply or why not."""
+        assert options.container_ref is not None
+        if (refusal := self._refused.get(options.container_ref)) is not None:
+            return Status.NO_HOST, refusal.encode()
+        try:
+            reply = await self._containers.call(options.container_ref, content, timeout=options.timeout)
+            return Status.REPLY, reply
+        except ContainerFailed as error:
+            status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED
+            return status, str(error).encode()
+        except TaskTimeout as error:
+            return Status.TIMEOUT, str(error).encode()
+        except (NoHostFits, UsageError) as error:
+            return Status.NO_HOST, str(error).encode()
+        except MecaError as error:
+            return Status.FAILED, str(error).encode()
+        except Exception as error:  # a defect of ours must reach the future, not only a log
+            log.exception("container call failed")
+            return Status.FAILED, f"the gateway failed: {type(error).__name__}: {error}".encode()
+
+    async def close(self) -> None:
+        """End all containers and wait until they are gone."""
+        await self._containers.close()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
