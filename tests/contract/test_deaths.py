@@ -173,7 +173,7 @@ def test_with_children_of_its_own(pool: MecaExecutor, room: Room) -> None:
     """When a worker is ended by a time limit, what its task started is ended with it."""
     from meca_executor import TaskTimeout
 
-    future = pool.options(timeout=1.0).submit(start_child_and_stay, str(room.folder))
+    future = pool.options(timeout=5.0).submit(start_child_and_stay, str(room.folder))
     worker, child = map(int, room.await_count(2))
     assert isinstance(future.exception(LIMIT), TaskTimeout)
     wait_until(lambda: not is_running(worker) and not is_running(child), "worker and its child gone")

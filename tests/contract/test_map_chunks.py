@@ -211,7 +211,7 @@ def test_a_time_limit_ends_its_item_alone(make: Callable[..., MecaExecutor], roo
     """All others run, once; the results before it are given, and then TaskTimeout."""
     from meca_executor import TaskTimeout
 
-    limited = make(max_workers=2).options(timeout=1.0)
+    limited = make(max_workers=2).options(timeout=4.0)
     results = limited.map(stay_at, itertools.repeat(str(room.folder)), range(300), itertools.repeat(100))
     others = room.await_count(300)
     assert Counter(others) == Counter({"slow": 1, **{str(n): 1 for n in range(300) if n != 100}})
@@ -223,8 +223,8 @@ def test_a_time_limit_ends_its_item_alone(make: Callable[..., MecaExecutor], roo
 @only_ours
 def test_a_time_limit_counts_for_each_item(make: Callable[..., MecaExecutor]) -> None:
     """Slow items behind many quick ones: together over the limit, none of them alone."""
-    naps = [0.0] * 300 + [0.15] * 12
-    limited = make(max_workers=1).options(timeout=1.0)
+    naps = [0.0] * 300 + [0.25] * 12
+    limited = make(max_workers=1).options(timeout=2.5)
     assert list(limited.map(tasks.nap, naps, range(312), timeout=LIMIT)) == list(range(312))
 
 
