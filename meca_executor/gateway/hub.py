@@ -175,8 +175,8 @@ class Hub:
             self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in refused))
             self._keeper.taken(session, None)
         else:
+            self._keeper.taken(session, message)  # first: what is begun by it is among what was taken
             self._on_message(session, message)
-            self._keeper.taken(session, message)
 
     def _acknowledge_soon(self, session: Session) -> None:
         if session.stream.ack_owed and not session.acknowledging:

@@ -96,6 +96,8 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            # Made here, for nobody else to read; SQLite gives the files beside it the same mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             base = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
             try:
                 self._prepare(base)
@@ -103,7 +105,7 @@ class Journal:
                 base.close()
                 raise
             return base
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise UsageError(f"the journal {self.path} cannot be used: {error}; choose another --journal") from error
         except sqlite3.DatabaseError as error:
             raise UsageError(
@@ -129,7 +131,6 @@ class Journal:
         (state,) = base.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise UsageError(f"the journal {self.path} is damaged ({state}); move it away, or choose another --journal")
-        os.chmod(self.path, 0o600)
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def load(self) -> list[SavedSession]:
@@ -295,12 +296,15 @@ class Journal:
 
     def close(self) -> None:
         """Write what is left, and let the file go."""
+        if self._lock < 0:
+            return
         if self._thread is not None:
             self._work.put(None)
             self._thread.join(CLOSE_S)
         with contextlib.suppress(sqlite3.Error):
             self._base.close()
         os.close(self._lock)
+        self._lock = -1
 
 
 class Beside(NamedTuple):

@@ -48,7 +48,7 @@ class Keeper(Protocol):
         """A session begins; its client may be told so by `then`."""
 
     def taken(self, session: Session, message: Message | None) -> None:
-        """A message of the client has been acted on; None: it was refused."""
+        """A message of the client has come, and is acted on next; None: it was refused."""
 
     def started(self, session: Session, calls: bytes, once: bool, lane: int | None, go: Callable[[], object]) -> None:
         """Calls are to begin, by `go`; what has one lane keeps its order."""
@@ -173,7 +173,7 @@ class Durable:
     def taken(self, session: Session, message: Message | None) -> None:
         """As `Keeper`."""
         if (kept := self._kept.get(session.id)) is None:
-            return  # the message has ended it
+            return
         number = session.stream.received
         if message is not None and message.kind in KEPT and self._is_news(kept.books, message):
             row = next(self._rows)
@@ -302,6 +302,6 @@ def with_attempts(batch: bytes, used: dict[int, int]) -> bytes:
     for number, status, micros, payload in records:
         before = used.pop(number, 0)
         if before and status in LOST:
-            status, micros = status | COUNTED, before + 1  # noqa: PLW2901
+            status, micros = status | COUNTED, before + 1
         told.append((number, status, micros, payload))
     return encode(told)

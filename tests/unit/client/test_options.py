@@ -82,7 +82,7 @@ def test_a_container_counts_before_the_executor() -> None:
 
 
 def test_the_gateway_is_told_what_it_has_to_know() -> None:
-    """What is not set is not sent. Of retries that is how often, where a number says so. And an image of functions is not a call of it."""
+    """What is not set is not sent; of retries only a number is; an image of functions is not a call of it."""
     assert json.loads(TaskOptions().wire()) == {"attempts": 3}
     options = TaskOptions().changed(timeout=2, retry=tenacity.wait_fixed(1), resource={"cpu": 1, "gpu": 0})
     assert json.loads(options.wire()) == {"timeout": 2.0, "resource": {"cpu": 1, "gpu": 0}, "attempts": 3}

@@ -1,0 +1,364 @@
+"""A gateway with a journal is killed, or ended, and another one goes on: nothing is lost, nothing is done too often."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from meca_executor import AttemptLost, Container, GatewayLost, MecaExecutor, TaskKilled
+from meca_executor.gateway.books import OUTCOMES, ids_of
+from tests.contract.rooms import Room
+from tests.helpers.waiting import wait_until
+
+from .standing import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 60.0  #: seconds for a result that has a gateway's restart and the client's return before it
+
+
+class Gateways:
+    """One gateway after another, on one port and one journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = folder / "journal.db"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *words: str, limit_bytes: int | None = None) -> None:
+        """Start one; with `limit_bytes`, it can make no file longer than that."""
+
+        def limited() -> None:
+            assert limit_bytes is not None
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+        with (self.folder / "gateway.log").open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(*words),
+                env=self.environ(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                preexec_fn=None if limit_bytes is None else limited,
+            )
+        assert self.process.stdout
+        ready = self.process.stdout.readline()
+        assert re.search(r"is ready, 2 workers, .*, journal in ", ready), ready + self.log
+
+    def command(self, *words: str) -> list[str]:
+        """The command of a gateway with this journal."""
+        own = ["--port", str(self.port), "--workers", "2", "--grace", "20", "--journal", str(self.journal)]
+        return [sys.executable, "-m", "meca_executor.cli", "gateway", *own, *words]
+
+    def environ(self) -> dict[str, str]:
+        """Its environment."""
+        return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    @property
+    def log(self) -> str:
+        """What all of them wrote to their standard error."""
+        return (self.folder / "gateway.log").read_text(errors="replace")
+
+    def outcomes(self) -> int:
+        """How many outcomes nobody has fetched."""
+        with contextlib.closing(sqlite3.connect(self.journal)) as base:
+            batches = base.execute("SELECT body FROM entries WHERE what=?", (OUTCOMES,)).fetchall()
+        return sum(len(ids_of(batch)) for (batch,) in batches)
+
+    def kill(self) -> None:
+        """End it as no program can prevent."""
+        self.end(signal.SIGKILL)
+
+    def end(self, how: signal.Signals) -> int:
+        """End it; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait until it has ended; returns the exit code."""
+        assert self.process is not None
+        code = self.process.wait(PATIENCE)
+        assert self.process.stdout
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+
+@pytest.fixture
+def gateways(tmp_path: Path) -> Iterator[Gateways]:
+    made = Gateways(tmp_path)
+    made.start()
+    yield made
+    if made.process is not None:
+        assert made.end(signal.SIGTERM) == 0, made.log
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path / "room")
+
+
+@contextlib.contextmanager
+def client_of(gateways: Gateways) -> Iterator[MecaExecutor]:
+    """An executor that does not wait for what a failed test has left."""
+    with MecaExecutor(gateways.url) as ex:
+        try:
+            yield ex
+        finally:
+            ex._link.abandon(lambda: GatewayLost("the test is over"))
+
+
+@pytest.fixture
+def client(gateways: Gateways) -> Iterator[MecaExecutor]:
+    with client_of(gateways) as ex:
+        yield ex
+
+
+def stay(folder: str, number: int) -> int:
+    """Stay until the door is open."""
+    Room(folder).stay(number)
+    return number
+
+
+def enter(folder: str, number: int) -> int:
+    """Leave a mark."""
+    Room(folder).enter(number)
+    return number
+
+
+def kill_the_gateway(folder: str, pid: int) -> None:
+    """Leave a mark, and do what no task should."""
+    Room(folder).enter("poison")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(60)
+
+
+def results_of(*lists: list[Any]) -> list[Any]:
+    return [future.result(PATIENCE) for futures in lists for future in futures]
+
+
+def test_the_queue_goes_on_and_what_ran_is_run_again(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """Twice in a row: all results come, and only the two that ran were begun more than once."""
+    futures = [client.submit(stay, str(room.folder), number) for number in range(40)]
+    for killed in (1, 2):
+        room.await_count(2 * killed)
+        gateways.kill()
+        gateways.start()
+    room.await_count(6)
+    room.open()
+    assert results_of(futures) == list(range(40))
+    runs = Counter(map(int, room.entered()))
+    assert set(runs) == set(range(40))
+    assert sum(runs.values()) == 44
+    assert max(runs.values()) <= 3
+
+
+def test_what_may_be_tried_once_is_begun_once(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """Those that ran are AttemptLost; those that did not run are run."""
+    once = client.options(retry=1)
+    futures = [once.submit(stay, str(room.folder), number) for number in range(30)]
+    running = set(map(int, room.await_count(2)))
+    gateways.kill()
+    gateways.start()
+    for number in running:
+        with pytest.raises(AttemptLost, match=f"task {futures[number].task_id}: the gateway was ended"):
+            futures[number].result(PATIENCE)
+    room.open()
+    assert results_of([f for n, f in enumerate(futures) if n not in running]) == sorted(set(range(30)) - running)
+    assert Counter(room.entered()) == Counter(map(str, range(30)))
+
+
+def test_finished_results_are_delivered(gateways: Gateways, room: Room) -> None:
+    """They came while nobody could fetch them: the client is stopped meanwhile, and the gateway killed."""
+    folder = str(room.folder)
+    room.open()
+    command = [sys.executable, "-m", "tests.integration.journal_program", gateways.url, folder]
+    with subprocess.Popen(
+        command, env=gateways.environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout
+        assert program.stdin
+        assert program.stdout.readline() == "warm\n"
+        Path(folder, "open").unlink()
+        program.stdin.write("go\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "sent\n"
+        program.send_signal(signal.SIGSTOP)
+        room.open()
+        wait_until(lambda: gateways.outcomes() >= 30, "all outcomes are in the journal", PATIENCE)
+        gateways.kill()
+        gateways.start()
+        program.send_signal(signal.SIGCONT)
+        answer, _ = program.communicate(timeout=PATIENCE)
+    assert answer == f"{list(range(30))}\n"
+    runs = Counter(room.entered())
+    assert [runs[str(number)] for number in range(30)] == [1] * 30
+
+
+def test_everything_else_that_travels(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """Closures, large arguments and results, objects of `put`, maps, containers and prints go on, too."""
+    large = os.urandom(3_000_000)
+    handle = client.put(large)
+    held = [client.submit(stay, str(room.folder), number) for number in range(2)]
+    room.await_count(2)
+    folder = str(room.folder)
+    futures: list[Any] = [
+        client.submit(lambda x: x + 1, 41),
+        client.submit(len, large),
+        client.submit(bytes, 2_000_000),
+        client.submit(lambda data: data[:10], handle),
+        client.submit(Container("sampleserver:latest"), {"name": "n"}),
+    ]
+    mapped = client.map(enter, [folder] * 500, range(500))
+    wait_until(lambda: ", 500 queued" not in repr(client), "they are on their way")
+    gateways.kill()
+    gateways.start()
+    room.open()
+    assert results_of(held) == [0, 1]
+    assert results_of(futures[:4]) == [42, 3_000_000, bytes(2_000_000), large[:10]]
+    assert futures[4].result(PATIENCE)
+    assert list(mapped) == list(range(500))
+
+
+def test_attempts_are_counted_over_restarts(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """A task that kills its gateway is begun twice with retry=2, and then fails."""
+    assert gateways.process
+    # What it kills is the worker's parent, whichever gateway that is by then.
+    poison = client.options(retry=2).submit(kill_my_gateway, str(room.folder))
+    for _ in range(2):
+        assert gateways.ended() == -signal.SIGKILL
+        gateways.start()
+    with pytest.raises(AttemptLost):
+        poison.result(PATIENCE)
+    assert room.entered() == ["poison"] * 2
+    assert client.submit(enter, str(room.folder), 1).result(PATIENCE) == 1
+
+
+def kill_my_gateway(folder: str) -> None:
+    """Kill the process that started this worker."""
+    kill_the_gateway(folder, os.getppid())
+
+
+def test_a_kill_outlives_the_gateway(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """`ex.kill` of a queued task holds whatever happens; others run."""
+    futures = [client.submit(stay, str(room.folder), number) for number in range(3)]
+    room.await_count(2)
+    wait_until(lambda: ", 0 queued" in repr(client), "all are handed over")
+    client.kill(futures[2])
+    with pytest.raises(TaskKilled):
+        futures[2].result(PATIENCE)
+    gateways.kill()
+    gateways.start()
+    room.open()
+    assert results_of(futures[:2]) == [0, 1]
+    assert "2" not in room.entered()
+
+
+def test_sigterm_hands_over_to_the_journal(gateways: Gateways, client: MecaExecutor, room: Room) -> None:
+    """What runs may finish; the queue is left to the next gateway, and nothing runs twice."""
+    futures = [client.submit(stay, str(room.folder), number) for number in range(10)]
+    room.await_count(2)
+    assert gateways.process
+    gateways.process.send_signal(signal.SIGTERM)
+    assert gateways.process.stdout
+    assert "ending" in gateways.process.stdout.readline()
+    room.open()
+    assert gateways.ended() == 0
+    gateways.start()
+    assert results_of(futures) == list(range(10))
+    assert Counter(room.entered()) == Counter(map(str, range(10)))
+
+
+def test_a_session_that_said_goodbye_is_not_kept(gateways: Gateways, room: Room) -> None:
+    """Its journal is empty then; a session that was left is gone when its time is over."""
+    with MecaExecutor(gateways.url) as ex:
+        assert list(ex.map(enter, [str(room.folder)] * 100, range(100))) == list(range(100))
+    assert gateways.end(signal.SIGTERM) == 0
+    with contextlib.closing(sqlite3.connect(gateways.journal)) as base:
+        for table in ("sessions", "entries"):
+            assert base.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_text("hello " * 1000), "damaged or no journal"),
+        (lambda path: path.mkdir(), "cannot be used"),
+    ],
+)
+def test_a_file_that_is_no_journal(tmp_path: Path, spoil: Callable[[Path], object], words: str) -> None:
+    """Exit code 2, and one line that says so."""
+    made = Gateways(tmp_path)
+    spoil(made.journal)
+    done = subprocess.run(made.command(), env=made.environ(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_two_gateways_on_one_journal(gateways: Gateways, client: MecaExecutor) -> None:
+    """The second says that there is one; the first goes on."""
+    done = subprocess.run(
+        gateways.command("--port", "0"), env=gateways.environ(), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    assert "another gateway is using the journal" in done.stderr
+    assert client.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_full_disk(tmp_path: Path, room: Room) -> None:
+    """The gateway ends with exit code 1 and says why; one that has room goes on with all that was accepted."""
+    gateways = Gateways(tmp_path)
+    gateways.start(limit_bytes=400_000)
+    with client_of(gateways) as ex:
+        futures = [ex.submit(enter, str(room.folder), number) for number in range(10)]
+        futures += [ex.submit(len, os.urandom(50_000)) for _ in range(40)]
+        assert gateways.ended() == 1
+        assert "cannot be written" in gateways.log
+        gateways.start()
+        assert results_of(futures) == [*range(10), *[50_000] * 40]
+    assert gateways.end(signal.SIGTERM) == 0
+
+
+def test_a_journal_that_has_its_size(tmp_path: Path) -> None:
+    """No more tasks are taken, in words; what was taken is done."""
+    from meca_executor import NoHostFits
+
+    gateways = Gateways(tmp_path)
+    gateways.start("--journal-size", "1")
+    room = Room(tmp_path / "held")
+    large = os.urandom(1_000_000)
+    with client_of(gateways) as ex:
+        held = [ex.submit(stay_with, str(room.folder), number, large) for number in range(2)]
+        room.await_count(2)
+        with pytest.raises(NoHostFits, match="--journal-size"):
+            ex.submit(abs, -1).result(PATIENCE)
+        room.open()
+        assert results_of(held) == [0, 1]
+        wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is None, "there is room again")
+    assert gateways.end(signal.SIGTERM) == 0
+
+
+def stay_with(folder: str, number: int, _: bytes) -> int:
+    """Stay until the door is open."""
+    return stay(folder, number)
