@@ -78,8 +78,8 @@ class Broker:
         return self._flush(dispatch=True)
 
     def define(self, session: str, number: int, reference: bytes) -> None:
-        """Learn a function's number in a session."""
-        self.sessions[session].definitions[number] = self._number_of(Definition.FUNCTION, reference)
+        """Learn a function's number in a session; a `ValueError` when it has too many."""
+        self.sessions[session].define(number, self._number_of(Definition.FUNCTION, reference))
 
     def set_path(self, session: str, path: bytes) -> None:
         """Learn where a session's modules are from now on."""

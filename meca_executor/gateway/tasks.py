@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..wire.records import Record, Status
 
 
+DEFINITIONS_MOST = 100_000  #: functions of one session; our own clients send a tenth of that
+
+
 @dataclass(frozen=True)
 class Options:
     """How tasks with one options id run; sent once by the client."""
@@ -79,6 +82,16 @@ class BrokerSession:
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
+
+    def define(self, number: int, definition: int) -> None:
+        """Learn a function's number.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        if len(self.definitions) >= DEFINITIONS_MOST:
+            raise ValueError(f"a session has {DEFINITIONS_MOST:,} functions at most; send any more with their calls")
+        self.definitions[number] = definition
 
 
 @dataclass(eq=False)

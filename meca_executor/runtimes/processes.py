@@ -33,6 +33,7 @@ log = logging.getLogger("meca.gateway")
 STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
 READ_FIRST_BYTES = 64 << 10  #: a larger buffer costs three calls of the system for each short message
 READ_BYTES = 1 << 20
+LINE_BYTES = 1 << 20  #: of a line that does not end; then it is passed on in pieces
 MOST_HANDLES = 8  #: descriptors in one read; a worker sends one with a message
 ROOT = str(Path(__file__).resolve().parents[2])
 CODE = (
@@ -270,7 +271,7 @@ class Process:
                 to_end = True
         except BlockingIOError:
             pass
-        cut = len(data) if to_end else data.rfind(b"\n") + 1
+        cut = len(data) if to_end or len(data) > LINE_BYTES else data.rfind(b"\n") + 1
         self._raw[stream] = data[cut:]
         if cut:
             self._events.on_printed(self.number, stream, data[:cut])

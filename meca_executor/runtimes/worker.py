@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
 
+_SHARED = bytes([SHARED])
+
 Outcome = tuple[int, bytes]  #: a status, with flags; and the payload
 
 
@@ -196,7 +198,7 @@ class Worker:
             if revoked_from < ordinal <= revoked_to:
                 outbox.skip(task)
                 continue
-            status, payload = self._run(reference, call) if call[0] != SHARED else self._run_shared(reference, call)
+            status, payload = self._run(reference, call) if call[:1] != _SHARED else self._run_shared(reference, call)
             if self._forked:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()

@@ -12,7 +12,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from tests.helpers.waiting import LIMIT
+from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
 from .kinds import only_ours
@@ -92,6 +92,24 @@ def test_lines_are_not_mixed(talker: tuple[MecaExecutor, Lines], room: Room) -> 
     for name in "ab":
         mine = [line for line in whole if line.startswith(f"<{name}")]
         assert mine == [f"<{name}{n}{name}>" for n in range(100)]
+
+
+def test_a_line_that_does_not_end(talker: tuple[MecaExecutor, Lines], room: Room) -> None:
+    """Is passed on in pieces when it is long, and nowhere kept until it ends."""
+
+    def write(folder: str) -> None:
+        for _ in range(40):
+            sys.stdout.write("x" * 100_000)
+        sys.stdout.flush()
+        Room(folder).stay("written")
+
+    pool, lines = talker
+    future = pool.submit(write, str(room.folder))
+    wait_until(lambda: len(lines.text()) > 2_000_000, "most of the line is here")
+    assert not future.done()
+    room.open()
+    future.result(LIMIT)
+    assert lines.text() == "x" * 4_000_000
 
 
 def test_lines_reach_the_stream_whole(pool: MecaExecutor, monkeypatch: pytest.MonkeyPatch) -> None:

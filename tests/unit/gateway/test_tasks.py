@@ -1,4 +1,4 @@
-"""What the gateway reads of a client's options."""
+"""What the gateway reads of a client's options, and what it keeps of a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meca_executor.client.options import TaskOptions
-from meca_executor.gateway.tasks import Options
+from meca_executor.gateway.tasks import DEFINITIONS_MOST, BrokerSession, Options, Pool
 
 
 def test_nothing_is_the_default() -> None:
@@ -57,3 +57,12 @@ def test_what_the_client_writes_the_gateway_reads() -> None:
     assert Options.from_fields(json.loads(options.wire())) == Options(4.0, None, "runc", {"cpu": 2, "memory": 512}, 3)
     assert Options.from_fields(json.loads(called.wire())) == Options(4.0, "knn:latest", "runc", {"gpu": 1}, 3)
     assert Options.from_fields(json.loads(TaskOptions().wire())) == Options(attempts=3)
+
+
+def test_a_session_has_so_many_functions_and_no_more() -> None:
+    """A client cannot fill the gateway's memory with them."""
+    session = BrokerSession("s", Pool("p", b""), 1)
+    for number in range(DEFINITIONS_MOST):
+        session.define(number, number)
+    with pytest.raises(ValueError, match="a session has 100,000 functions at most"):
+        session.define(DEFINITIONS_MOST, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
-from meca_executor.runtimes.worker import raised
-from meca_executor.wire.calls import load_exception
-from meca_executor.wire.records import Status
+from meca_executor.runtimes import board
+from meca_executor.runtimes.pipe import PREFIX, SUMMARY
+from meca_executor.runtimes.worker import Worker, raised
+from meca_executor.wire.calls import NO_DEFINITION, load_exception
+from meca_executor.wire.records import Kind, Status, decode
 
 
 def caught(error: BaseException) -> BaseException:
@@ -54,3 +57,15 @@ def test_an_exception_that_cannot_travel_is_a_failure() -> None:
     status, payload = raised(caught(Unpicklable("words")))
     assert status is Status.FAILED
     assert b"words" in payload
+
+
+def test_a_call_of_no_bytes_is_a_failed_call() -> None:
+    """A proved client may send anything; it costs that call and not the worker."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs, board.map_board(board.make_file()))
+        worker._run_group(1, NO_DEFINITION, [(5, 0, 0, b"")])
+        _, kind = PREFIX.unpack(ours.recv(PREFIX.size))
+        ((task, status, _, _),) = decode(ours.recv(1 << 16)[SUMMARY.size :])
+    assert (kind, task) == (Kind.RESULTS, 5)
+    assert status in (Status.RAISED, Status.FAILED)
