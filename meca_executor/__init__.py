@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import as_completed as as_completed
     from concurrent.futures import wait as wait
 
+    from .client.attempts import Attempt as Attempt
     from .client.container import Container as Container
     from .client.executor import MecaExecutor as MecaExecutor
     from .client.future import MecaFuture as MecaFuture
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "MecaExecutor": ".client.executor",
     "MecaFuture": ".client.future",
+    "Attempt": ".client.attempts",
     "Handle": ".client.handles",
     "Container": ".client.container",
     "as_completed": "concurrent.futures",

@@ -27,9 +27,11 @@ from .settings import without_secrets
 from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from .gateway.journal import Journal
+    from .keys import KeyFile
 
 EMBEDDED_KEY = "embedded"  #: the one access key of an embedded gateway; its secret is the one-time token
 PARENT_POLL_S = 1.0
@@ -55,12 +57,14 @@ class Gateway:
     """One running gateway; make it inside the loop that it is to live in.
 
     Args:
-        secrets: Access key -> secret of those who may connect.
+        keys: Access key -> secret of those who may connect, or where that is written.
         workers: Tasks that run at once; None is one a core.
         apps: Container name -> folder, besides the shipped examples.
         ready_workers: Worker processes to start before anyone asks.
         trusting: Its one client may name folders to run as containers.
         journal: Where sessions are written down; None keeps them in memory only.
+        exposed: Others than this machine's users may reach it, so the old dialect, which has no keys, is not served.
+        behind_proxy: Something in front ends TLS and names clients' addresses.
 
     Raises:
         UsageError: The journal is damaged.
@@ -68,12 +72,14 @@ class Gateway:
 
     def __init__(
         self,
-        secrets: Mapping[str, str],
+        keys: Mapping[str, str] | KeyFile,
         workers: int | None,
         apps: Mapping[str, str],
         ready_workers: int = 0,
         trusting: bool = False,
         journal: Journal | None = None,
+        exposed: bool = False,
+        behind_proxy: bool = False,
     ) -> None:
         keep_read_buffers()
         slots = workers or core_count()
@@ -85,13 +91,13 @@ class Gateway:
         if journal is not None and keeper is not None:
             revive(self._hub, journal, keeper)
         # The embedded gateway serves its one client only.
-        old_dialect = None if trusting else (frozenset(map(with_tag, apps)), host_capacity())
-        self._server = Server(self._hub, secrets, slots, old_dialect)
+        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, apps)), host_capacity())
+        self._server = Server(self._hub, keys, slots, old_dialect, behind_proxy)
         self.slots = slots
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to serve; returns the port."""
-        return await self._server.listen(host, port)
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Start to serve, over TLS if there is something to do it with; returns the port."""
+        return await self._server.listen(host, port, tls)
 
     def refuse(self, text: str) -> None:
         """Tell every client why there is no gateway any more."""
@@ -111,14 +117,14 @@ def revive(hub: Hub, journal: Journal, keeper: Durable) -> None:
     Raises:
         UsageError: It is damaged.
     """
-    for saved in journal.load():
-        try:
+    saved = None
+    try:
+        for saved in journal.load():
             hub.revive(saved, History(journal.entries(saved.id)), keeper)
-        except (ValueError, KeyError, struct.error) as error:
-            raise UsageError(
-                f"the journal {journal.path} is damaged: session {saved.id}: {error!r}; "
-                "move it away, or choose another --journal"
-            ) from error
+    except (ValueError, KeyError, struct.error) as error:
+        raise UsageError(
+            f"the journal {journal.path} is damaged ({saved}: {error!r}); move it away, or choose another --journal"
+        ) from error
 
 
 def host_capacity() -> dict[str, float]:

@@ -1,10 +1,8 @@
-"""What the environment and the user's state folder say: endpoint, keys, places."""
+"""What the environment says: endpoint, keys, places; and limits that both sides check."""
 
 from __future__ import annotations
 
-import base64
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +15,9 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 3001  #: the MECAnywhere desktop app's port, and so ours
 DESKTOP_ENDPOINT = f"http://localhost:{DEFAULT_PORT}"
 PREFIXES = ("MECA_", "BACKEND_", "SORNA_")  #: read in this order, so that old settings go on working
+KEY_LIMIT = 128  #: characters of an access key, and of a secret
+NAME_LIMIT = 128  #: characters of a session's name
+HELLO_LIMIT = 64 << 10  #: characters of all that a client says before it has proved itself
 
 
 class KeyPair(NamedTuple):
@@ -67,17 +68,34 @@ def given_keys(environ: Mapping[str, str] | None = None) -> KeyPair | None:
     """Return the key pair of the environment, or None.
 
     Raises:
-        UsageError: One half is set and the other is not.
+        UsageError: One half is set and the other is not, or one cannot be a key.
     """
     env = os.environ if environ is None else environ
     for prefix in PREFIXES:  # both halves under one name: an old one's secret is not a new one's
         access, secret = env.get(prefix + "ACCESS_KEY"), env.get(prefix + "SECRET_KEY")
         if access and secret:
+            for name, value in (("ACCESS_KEY", access), ("SECRET_KEY", secret)):
+                if (why := why_no_key(value)) is not None:
+                    raise UsageError(f"{prefix}{name} {why}; take it as `meca keys create` printed it")
             return KeyPair(access, secret)
         if access or secret:
             missing = prefix + ("SECRET_KEY" if access else "ACCESS_KEY")
             raise UsageError(f"{missing} is not set, but the other half of the key pair is; set both or neither")
     return None
+
+
+def why_no_key(text: str) -> str | None:
+    """Return why a text can be neither an access key nor a secret, without the text itself; None when it can."""
+    if len(text) > KEY_LIMIT:
+        return f"has {len(text):,} characters, and {KEY_LIMIT} are allowed"
+    if not text.isprintable() or any(letter.isspace() for letter in text):
+        return "has a space or an unprintable character in it"
+    return None
+
+
+def given_ca_file(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the file of certificates that `https://` gateways are checked with (`MECA_CA_FILE`), or None."""
+    return setting("CA_FILE", environ)
 
 
 def state_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -93,51 +111,6 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
 def default_key_file(environ: Mapping[str, str] | None = None) -> Path:
     """Return where the user's own key pairs are kept (mode 600)."""
     return state_dir(environ) / "keys"
-
-
-def make_keys() -> KeyPair:
-    """Return a fresh pair: `AKIA` and 16 characters of base32, and 40 URL-safe characters."""
-    name = base64.b32encode(secrets.token_bytes(10)).decode()
-    return KeyPair("AKIA" + name, secrets.token_urlsafe(30))
-
-
-def read_keys(path: Path) -> list[KeyPair]:
-    """Return the pairs of a key file (`ACCESS SECRET` a line, `#` comments); [] when there is no file.
-
-    Raises:
-        UsageError: A line is not a pair, or others may read the file.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            if hasattr(os, "getuid") and os.fstat(file.fileno()).st_mode & 0o077:
-                raise UsageError(f"key file {path} can be read by others; run: chmod 600 {path}")
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return []
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        if (text := line.strip()) and not text.startswith("#"):
-            fields = text.split()
-            if len(fields) != 2:
-                raise UsageError(f"key file {path}, line {number}: expected an access key and a secret key")
-            pairs.append(KeyPair(*fields))
-    return pairs
-
-
-def ensure_keys(path: Path) -> list[KeyPair]:
-    """Return the pairs of a key file, first making it with one pair (mode 600) when it is not there."""
-    if pairs := read_keys(path):
-        return pairs
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pair = make_keys()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        # Somebody else was quicker, or the file is there and empty: append to it.
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(f"\n{pair.access_key} {pair.secret_key}\n")
-    return read_keys(path)
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:

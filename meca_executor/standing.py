@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .gateway.journal import SIZE_BYTES, Journal
+from .keys import KeyFile, ensure_keys, read_keys
 from .serve import Gateway
-from .settings import default_key_file, ensure_keys
+from .settings import default_key_file
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
+
+log = logging.getLogger("meca.gateway")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -25,14 +29,17 @@ class Standing:
     """How a standing gateway is to be.
 
     Attributes:
-        host: Loopback address to listen on.
+        host: Address to listen on; another one than loopback needs keys, and TLS or a proxy.
         port: Port; 0 takes a free one.
         workers: Tasks that run at once; None is one a core.
         apps: Container name -> folder.
-        key_file: Where the key pairs are; None is the user's own (made when missing).
+        key_file: Where the key pairs are; None is the user's own (made when missing, on loopback).
         grace: Seconds that running tasks have after the signal to end.
         journal: Where sessions are written down, so that they outlive this process; None is nowhere.
         journal_bytes: What the journal may have on disk before no more tasks are taken.
+        tls_cert: PEM file with the certificate, and those between it and its root.
+        tls_key: PEM file with its private key, without a password.
+        behind_proxy: Something in front ends TLS, and names clients in `X-Forwarded-For`.
     """
 
     host: str
@@ -43,6 +50,14 @@ class Standing:
     grace: float = 30.0
     journal: Path | None = None
     journal_bytes: int = SIZE_BYTES
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine's users may reach it."""
+        return self.behind_proxy or self.host not in LOOPBACK
 
 
 def run_standing(wanted: Standing) -> int:
@@ -52,33 +67,36 @@ def run_standing(wanted: Standing) -> int:
         The exit code: 0, or 1 when the journal could not be written any more.
 
     Raises:
-        UsageError: The address is not loopback, or the key file or the journal cannot be used.
+        UsageError: The address may not be listened on, or the certificate, the key file or the journal cannot be used.
     """
-    if wanted.host not in LOOPBACK:
-        raise UsageError(
-            f"cannot listen on {wanted.host}: this gateway has no TLS, so only this machine may reach it; use 127.0.0.1"
-        )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    keys = wanted.key_file or default_key_file()
-    secrets = dict(ensure_keys(keys))
+    tls = checked_tls(wanted)
+    keys = checked_keys(wanted)
     journal = Journal(wanted.journal, size=wanted.journal_bytes) if wanted.journal is not None else None
     try:
-        return asyncio.run(_serve(wanted, secrets, keys, journal))
+        return asyncio.run(_serve(wanted, keys, tls, journal))
     except OSError as error:
         raise UsageError(
             f"cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}; is another gateway running "
-            "there? Choose another --port"
+            "there, or is it no address of this machine? Choose another --port or --host"
         ) from error
     finally:
         if journal is not None:
             journal.close()
 
 
-async def _serve(wanted: Standing, secrets: dict[str, str], keys: Path, journal: Journal | None) -> int:
+async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, journal: Journal | None) -> int:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    gateway = Gateway(secrets, wanted.workers, wanted.apps, journal=journal)
+    gateway = Gateway(
+        keys,
+        wanted.workers,
+        wanted.apps,
+        journal=journal,
+        exposed=wanted.exposed,
+        behind_proxy=wanted.behind_proxy,
+    )
     broken: list[str] = []
 
     def on_failure(text: str) -> None:
@@ -89,24 +107,92 @@ async def _serve(wanted: Standing, secrets: dict[str, str], keys: Path, journal:
     try:
         if journal is not None:
             journal.start(lambda text: loop.call_soon_threadsafe(on_failure, text))
-        bound = await gateway.listen(wanted.host, wanted.port)
+        bound = await gateway.listen(wanted.host, wanted.port, tls)
     except OSError:
         await gateway.close()
         raise
     where = "" if wanted.journal is None else f", journal in {wanted.journal}"
-    say(
-        f"meca gateway: http://{wanted.host}:{bound} is ready, {gateway.slots} workers, keys in {keys}{where}; "
-        "Ctrl-C ends it"
-    )
+    host = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
+    url = f"{'http' if tls is None else 'https'}://{host}:{bound}"
+    say(f"meca gateway: {url} is ready, {gateway.slots} workers, keys in {keys.path}{where}; Ctrl-C ends it")
     await ended.wait()
     if broken:
-        say(f"meca gateway: ending: {broken[0]}")
+        log.error("ending: %s", broken[0])
         await gateway.close()
         return 1
     say(f"meca gateway: ending; running tasks have {wanted.grace:g} s")
     done = await gateway.close(wanted.grace)
     say("meca gateway: ended" if done else "meca gateway: ended; tasks that took longer were stopped")
     return 0
+
+
+def checked_tls(wanted: Standing) -> ssl.SSLContext | None:
+    """Return what TLS is done with, or None for plain HTTP where that may be.
+
+    Raises:
+        UsageError: The address needs TLS and there is none, or a file cannot be used.
+    """
+    cert, key = wanted.tls_cert, wanted.tls_key
+    if cert is not None and key is not None:
+        return server_context(cert, key)
+    if cert is not None or key is not None:
+        missing = "--tls-key" if key is None else "--tls-cert"
+        raise UsageError(f"{missing} is missing: TLS needs both --tls-cert FILE and --tls-key FILE")
+    if wanted.host not in LOOPBACK and not wanted.behind_proxy:
+        raise UsageError(
+            f"--host {wanted.host} is reached by other machines, and needs --tls-cert FILE and --tls-key FILE, or "
+            "--behind-proxy where something in front ends TLS"
+        )
+    return None
+
+
+def server_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """Return the TLS of a server, 1.2 or later.
+
+    Raises:
+        UsageError: A file cannot be read, is not PEM, needs a password, or the two do not belong together.
+    """
+    import ssl
+
+    check_readable("--tls-cert", cert)
+    check_readable("--tls-key", key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def no_password() -> str:
+        raise UsageError(f"--tls-key {key} needs a password; give a key without one (mode 600)")
+
+    try:
+        context.load_cert_chain(cert, key, no_password)
+    except ssl.SSLError as error:
+        why = f"they do not belong together, or one is no PEM file ({error.reason or error})"
+        raise UsageError(f"--tls-cert {cert} and --tls-key {key} cannot be used: {why}") from error
+    return context
+
+
+def check_readable(option: str, path: Path) -> None:
+    """Check that a file can be read: OpenSSL does not say which one it could not."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be read: {error.strerror}") from error
+
+
+def checked_keys(wanted: Standing) -> KeyFile:
+    """Return the pairs of those who may connect.
+
+    Raises:
+        UsageError: There are none where others may reach the gateway, or the file cannot be used.
+    """
+    path = wanted.key_file or default_key_file()
+    if not wanted.exposed:
+        ensure_keys(path)
+    elif not read_keys(path):
+        option = "" if wanted.key_file is None else f" --file {path}"
+        raise UsageError(
+            f"there are no keys in {path}, and others may reach this gateway; run: meca keys create{option}"
+        )
+    return KeyFile(path)
 
 
 def say(text: str) -> None:

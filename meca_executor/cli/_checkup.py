@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .. import __version__
 from ..client.driver import OtherDialect
+from ..client.tls import UntrustedGateway
 from ..errors import GatewayRefused, MecaError, ProtocolMismatch, UsageError
 from ..settings import PREFIXES, resolve_endpoint
 from ._session import session
@@ -172,6 +173,8 @@ def mend_connection(error: BaseException, where: str | None, why: str) -> str:
         return "correct the variables of the environment that it names"
     if isinstance(error, OtherDialect):
         return "if it is a MECAnywhere desktop app: it takes no key, so unset MECA_ACCESS_KEY and MECA_SECRET_KEY"
+    if isinstance(error, UntrustedGateway):
+        return mend_certificate(str(error))
     if "desktop app" in str(error):
         return "start the MECAnywhere desktop app, log in to it, and try again"
     if isinstance(error, GatewayRefused):
@@ -181,6 +184,15 @@ def mend_connection(error: BaseException, where: str | None, why: str) -> str:
     if where is None:
         return "the gateway is a process on this machine: may this user start processes and use 127.0.0.1?"
     return f"start one there (meca gateway --port PORT), or leave {why} out to use a gateway of your own"
+
+
+def mend_certificate(text: str) -> str:
+    """Return what to do about a gateway whose certificate is not believed."""
+    if "not a matter of MECA_CA_FILE" in text:
+        return "the gateway needs a certificate that is valid now and has this name: meca gateway --tls-cert FILE"
+    if "agree on TLS" in text:
+        return "is TLS spoken there at all? Without it the endpoint begins with http://"
+    return "get the CA's certificate (PEM) from whoever runs the gateway, and set MECA_CA_FILE to its path"
 
 
 def one_line(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -10,10 +11,8 @@ from ..settings import DEFAULT_PORT
 from ._arguments import count, named_app, port, seconds
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SUMMARY = "run a gateway that many programs can use, until it is told to end"
 
 EPILOG = f"""\
@@ -21,19 +20,33 @@ Programs of the same user find its keys by themselves:
   with MecaExecutor("http://127.0.0.1:{DEFAULT_PORT}") as ex: ...
   MECA_ENDPOINT=http://127.0.0.1:{DEFAULT_PORT} python program.py
 
-With another --key-file they need MECA_ACCESS_KEY and MECA_SECRET_KEY, a pair of that file.
+With another --key-file they need MECA_ACCESS_KEY and MECA_SECRET_KEY, a pair of that file. Pairs are made and taken
+back with `meca keys`, also while the gateway runs: a new one may connect at once, and the sessions of a revoked one
+are ended within a few seconds.
+
+Other machines reach it with --host and a certificate, and need a pair each; with a CA of your own they set
+MECA_CA_FILE. Programs on the old MECAnywhere SDK, which have no keys, are served on loopback only. Who fails to prove
+that it has a key has to wait: after 5 times in a minute for 1 s, then 2 s, up to 60 s (on this machine up to 4 s).
 
 Ctrl-C or SIGTERM ends it: no new work is taken, and what is running may finish within --grace seconds.
 
+exit codes: 0 told to end, 1 the journal could not be written, 2 wrong arguments or files
+
 examples:
   meca gateway
-  meca gateway --port 3100 --workers 4 --app mine:latest=path/to/folder"""
+  meca gateway --port 3100 --workers 4 --app mine:latest=path/to/folder
+  meca gateway --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.epilog = EPILOG
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--host",
+        type=host,
+        default="127.0.0.1",
+        help="address to listen on; any but loopback needs keys, and TLS or --behind-proxy (default 127.0.0.1)",
+    )
     parser.add_argument(
         "--port", type=port, default=DEFAULT_PORT, help=f"port, 0 for any free one (default {DEFAULT_PORT})"
     )
@@ -50,7 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="key pairs of those who may connect (default: one made in your state folder)",
+        help="key pairs of those who may connect (default: one made in your state folder, on loopback)",
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM, without a password)")
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="plain HTTP on any address, for a proxy that ends TLS, sets X-Forwarded-For, and alone can reach it",
     )
     parser.add_argument(
         "--journal",
@@ -70,27 +90,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """Serve until a signal ends it. The gateway prints its ready line itself."""
-    host = loopback(args.host)
     apps = app_table(args.app)
 
     from ..standing import Standing, run_standing
 
-    size = args.journal_size << 20
-    return run_standing(Standing(host, args.port, args.workers, apps, args.key_file, args.grace, args.journal, size))
-
-
-def loopback(host: str) -> str:
-    """Return the host when only this machine can reach it.
-
-    Raises:
-        UsageError: It is another address or name.
-    """
-    if host not in LOOPBACK:
-        raise UsageError(
-            f"--host {host}: this version listens on loopback only (127.0.0.1), because anyone who reaches a gateway "
-            "could run code here and it has no TLS yet; use an ssh tunnel from elsewhere"
+    return run_standing(
+        Standing(
+            host=args.host,
+            port=args.port,
+            workers=args.workers,
+            apps=apps,
+            key_file=args.key_file,
+            grace=args.grace,
+            journal=args.journal,
+            journal_bytes=args.journal_size << 20,
+            tls_cert=args.tls_cert,
+            tls_key=args.tls_key,
+            behind_proxy=args.behind_proxy,
         )
-    return host
+    )
+
+
+def host(text: str) -> str:
+    """Return an address or a host's name; nothing is not taken for every address."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; 0.0.0.0 is every one of this machine")
+    return text
 
 
 def app_table(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -6,14 +6,17 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
-from ..settings import default_key_file, given_keys, read_keys, resolve_endpoint
+from ..keys import read_keys
+from ..settings import default_key_file, given_ca_file, given_keys, resolve_endpoint
 from ..wire.calls import dumps
 from .driver import LinkSettings
 from .output import sink_for
+from .tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .link_state import OnLink
     from .output import Sink
 
 
@@ -27,6 +30,8 @@ def checked_settings(
     apps: Mapping[str, str | os.PathLike[str]] | None,
     output: bool | Sink,
     connect_timeout: float,
+    resume_window: float,
+    on_link: OnLink | None,
     strict: bool,
     trust: Literal["data", "pickle"] | None,
     allow: Sequence[type],
@@ -41,6 +46,9 @@ def checked_settings(
     check_counts(max_workers, max_tasks_per_child)
     check_initializer(initializer)
     check_seconds("connect_timeout", connect_timeout)
+    check_seconds("resume_window", resume_window)
+    if on_link is not None and not callable(on_link):
+        raise UsageError(f"on_link {on_link!r} is not callable; give a function of the new state and of why")
     url, given = resolve_endpoint(endpoint), given_keys()
     if trust not in (None, "data", "pickle"):
         raise UsageError(f"trust {trust!r} is not 'data' or 'pickle'")
@@ -48,6 +56,8 @@ def checked_settings(
         from ..wire.data import checked_allow
 
         checked_allow(allow)
+    if url is not None and url.startswith("https://") and (ca_file := given_ca_file()) is not None:
+        client_context(ca_file)  # read again with each connection, and complained about here
     folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
     if url is not None and folders:
         raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
@@ -55,6 +65,8 @@ def checked_settings(
         endpoint=url,
         keys=None if url is None else given or next(iter(read_keys(default_key_file())), None),
         connect_timeout=connect_timeout,
+        resume_window=resume_window,
+        on_link=on_link,
         max_workers=max_workers,
         max_tasks_per_child=max_tasks_per_child,
         initializer=b"" if initializer is None else dumps((initializer, tuple(initargs))),

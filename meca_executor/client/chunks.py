@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .future import MecaFuture
 from .options import TaskOptions
+from .outcomes import named
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Chunk:
         for index in range(start, len(self.values)):
             if self.values[index] is _OPEN:
                 future: MecaFuture[Any] = MecaFuture()
-                future.set_exception(error())
+                future.number = next(self._numbers)
+                future.set_exception(named(error(), future))
                 self.set(index, _Own(future))
         self.notify()
 
@@ -160,7 +162,9 @@ def failed(error: Exception, mapped: Map) -> Chunk:
     """Return an item that cannot be sent, as a chunk that is done."""
     chunk = Chunk((0, 0), TaskOptions(), [b""], mapped)
     chunk.handed = 1
-    chunk.fail_open(lambda: error)
+    future: MecaFuture[Any] = MecaFuture()
+    future.set_exception(error)
+    chunk.set(0, _Own(future))
     return chunk
 
 

@@ -10,23 +10,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 import socketio
 
-from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch
+from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch, UsageError
+from ..settings import HELLO_LIMIT, NAME_LIMIT, given_ca_file
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
 from .driver import OtherDialect
 from .http import Handshake
+from .tls import UntrustedGateway, client_context, why_untrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ..settings import KeyPair
     from ..wire.tap import Tap
+
+
+REFUSED = "Meca-Refused"  #: header in which a gateway says why it opens no websocket
+TOO_MANY_REQUESTS = 429  #: its status when proofs from this address failed; any other means that it is busy
+TOLD_LIMIT = 500  #: characters of what a server says before it has proved itself
 
 
 class Welcome(NamedTuple):
     """What a gateway says once both sides have proved themselves."""
 
     resumed: bool  #: it still has the session
+    birth: str  #: of the session that it has
     received: int  #: the last frame that it has of ours
     slots: int
     window: int
@@ -37,10 +45,26 @@ class Welcome(NamedTuple):
 
 
 class Connection:
-    """A connected socket that frames go through; `on_frame` and `on_lost` are called in its loop."""
+    """A connected socket that frames go through; `on_frame` and `on_lost` are called in its loop.
 
-    def __init__(self, url: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]) -> None:
+    Args:
+        url: `http://` or `https://`, whose certificate is checked.
+        ca_file: PEM file of the certificates to believe; None is `MECA_CA_FILE`, else the system's.
+
+    Raises:
+        UsageError: The file cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        on_frame: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+        ca_file: str | None = None,
+    ) -> None:
         self._url = url
+        self._ca_file = ca_file or given_ca_file()
+        self._resuming = False  # what may pass is tried again, so that no session is lost for it
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -50,7 +74,9 @@ class Connection:
         self.lost = False  #: it was connected and is no more
         self._told: object = None  # why the server would not have us in the namespace
         self._tap: Tap | None = None
-        self._http = Handshake(aiohttp.ClientSession())
+        tls = client_context(self._ca_file) if url.startswith("https://") else None
+        connector = None if tls is None else aiohttp.TCPConnector(ssl=tls)
+        self._http = Handshake(aiohttp.ClientSession(connector=connector))
         self._sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
@@ -69,9 +95,13 @@ class Connection:
 
         Raises:
             GatewayUnreachable: Nobody answers in `timeout` seconds.
-            GatewayRefused: The gateway does not know the key, or could not prove itself.
+            GatewayRefused: The gateway does not know the key, has no room, or could not prove itself; or its
+                certificate is not believed.
             ProtocolMismatch: The gateway speaks another protocol.
+            UsageError: The hello is longer than gateways take.
         """
+        check_hello(hello)
+        self._resuming = bool(hello.get("received"))
         try:
             return await asyncio.wait_for(self._open(keys, hello, timeout), timeout)
         except (asyncio.TimeoutError, TimeoutError):
@@ -95,9 +125,21 @@ class Connection:
                 raise OtherDialect(
                     f"the server at {self._url} speaks Socket.IO but is no meca gateway (it has no {proof.NAMESPACE})"
                 ) from None
-            raise GatewayUnreachable(f"no gateway answers at {self._url}: {reason_of(error)}") from error
+            raise self._failure(error) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayUnreachable(f"cannot connect to {self._url}: {error}") from error
+
+    def _failure(self, error: BaseException) -> GatewayUnreachable | GatewayRefused:
+        """What is to be told of a server that no websocket could be opened to."""
+        for cause in causes(error):
+            if (why := why_untrusted(cause, self._ca_file)) is not None:
+                text = f"the gateway at {self._url} is not spoken to: {why}"
+                return GatewayUnreachable(text) if self._resuming else UntrustedGateway(text)
+            if isinstance(cause, aiohttp.WSServerHandshakeError) and cause.headers and REFUSED in cause.headers:
+                text = f"the gateway at {self._url} refused: {plain(cause.headers[REFUSED])}"
+                lasting = cause.status == TOO_MANY_REQUESTS and not self._resuming
+                return GatewayRefused(text) if lasting else GatewayUnreachable(text)
+        return GatewayUnreachable(f"no gateway answers at {self._url}: {reason_of(error, self._url)}")
 
     async def _prove(self, keys: KeyPair, hello: dict[str, Any], challenge: Any) -> Welcome:
         nonce = challenge.get("nonce") if isinstance(challenge, dict) else None
@@ -148,8 +190,12 @@ class Connection:
 
     def _refused(self, data: Any = None) -> None:
         fields = data if isinstance(data, dict) else {}
-        kind = ProtocolMismatch if fields.get("code") == "protocol" else GatewayRefused
-        error = kind(f"the gateway at {self._url} refused: {fields.get('text', 'no reason given')}")
+        kind: type[GatewayUnreachable | GatewayRefused | ProtocolMismatch] = GatewayRefused
+        if fields.get("code") == "protocol":
+            kind = ProtocolMismatch
+        elif fields.get("code") == "wait" and self._resuming:
+            kind = GatewayUnreachable
+        error = kind(f"the gateway at {self._url} refused: {plain(fields.get('text', 'no reason given'))}")
         if not self._answer.done():
             self._answer.set_exception(error)
 
@@ -178,15 +224,43 @@ class Connection:
         self._on_lost()
 
 
-def reason_of(error: BaseException) -> str:
+def check_hello(hello: dict[str, Any]) -> None:
+    """Check what a gateway would refuse.
+
+    Raises:
+        UsageError: The session's name, or all of it, is too long.
+    """
+    name = hello.get("session")
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
+        raise UsageError(f"session {str(name)[:40]!r}: a session's name has 1 to {NAME_LIMIT} characters")
+    if (size := len(proof.to_text(hello))) > HELLO_LIMIT // 2:  # the rest is for the nonce
+        raise UsageError(f"the hello has {size:,} characters, and gateways take {HELLO_LIMIT // 2:,}")
+
+
+def plain(told: object) -> str:
+    """Return what a server says that has not proved itself as one line of limited length, fit for a terminal."""
+    text = " ".join(str(told)[:TOLD_LIMIT].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def reason_of(error: BaseException, url: str) -> str:
     """Return what is at the bottom of a connection error: the libraries above it only say that there was one."""
-    deepest = error
-    while (below := deepest.__cause__ or deepest.__context__) is not None:
-        deepest = below
+    *_, deepest = causes(error)
     if isinstance(deepest, aiohttp.WSServerHandshakeError):
         return f"a server that is no gateway is there (HTTP status {deepest.status})"
     if isinstance(deepest, ConnectionRefusedError):
         return "nothing listens there; is a gateway running?"
+    if isinstance(deepest, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
+        hint = "" if url.startswith("https:") else "; a gateway with TLS has an endpoint with https://"
+        return f"{str(deepest) or 'the connection was reset'}{hint}"
     return f"{deepest}" or type(deepest).__name__
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from .chunks import Slice
     from .ledger import Ledger
+    from .link_state import OnLink
     from .tasks import Registry, Task
 
 
@@ -24,11 +25,13 @@ class LinkSettings:
     endpoint: str | None  #: None: an embedded gateway
     keys: KeyPair | None
     connect_timeout: float
+    resume_window: float  #: seconds for which a dropped connection is tried again
     max_workers: int | None
     max_tasks_per_child: int | None
     initializer: bytes  #: pickled (function, arguments), or nothing
     apps: dict[str, str] = field(default_factory=dict)
     on_output: Callable[[str, str], object] | None = None
+    on_link: OnLink | None = None
     name: str = "MecaExecutor-link"
     trust: Literal["data", "pickle"] | None = None  #: what results of functions in containers may be
     allow: tuple[type, ...] = ()  #: dataclasses that may come as data

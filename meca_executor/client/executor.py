@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
+    from .link_state import OnLink
     from .output import Sink
 
 
@@ -45,8 +46,9 @@ class MecaExecutor(Executor):
             that is not set, one of its own. An int is `max_workers`, as `ThreadPoolExecutor(4)` has it.
         max_workers: Tasks that run at once; None is one a core, or what the gateway has.
         timeout: Seconds that one attempt of a task may run before it is killed where it runs; None is no limit.
-        retry: Attempts in all (default 3), used for attempts that were lost with their worker, host or
-            link; or tenacity's `stop_*`, `wait_*`, `retry_if_*` objects, several as a tuple.
+        retry: Attempts in all (default 3; 1 is never again), used for attempts that were lost with their
+            worker, host or link; or tenacity's `stop_*`, `wait_*`, `retry_if_*` objects, several as a tuple.
+            A `retry_if_*` says what else is tried again.
         resource: What a task needs: `cpu` (cores), `memory` (MiB), `gpu`.
         container_ref: Image in which functions run, such as `meca-python:3.11`; None is the worker processes.
         runtime: Container runtime; None is the host's default.
@@ -58,6 +60,11 @@ class MecaExecutor(Executor):
             callable gets `(text, "stdout" or "stderr")`.
         apps: Container name -> folder with `src/app.py`, which the embedded gateway runs as a local process.
         connect_timeout: Seconds in which the gateway must first answer.
+        resume_window: Seconds for which a connection that dropped is tried again. Then open futures fail with
+            `GatewayLost`, and so does `submit`. A gateway keeps the session of a client that is away for 600.
+        on_link: Called with each new state of the link, in one word as `state` begins, and with why, in a
+            sentence: `on_link("resuming", "the connection to ... dropped")`. On a thread of its own, in order; what
+            it raises is logged. `shutdown` waits for the last call, a second at most.
         strict: On the MECAnywhere desktop app: a reply that is one of its hosts' known failure texts is a
             `TaskFailed`. False takes it as the reply.
         trust: How results of functions in containers are read: `"data"` parses no pickle, only plain data,
@@ -89,6 +96,8 @@ class MecaExecutor(Executor):
         output: bool | Sink = True,
         apps: Mapping[str, str | os.PathLike[str]] | None = None,
         connect_timeout: float = 10.0,
+        resume_window: float = 600.0,
+        on_link: OnLink | None = None,
         strict: bool = True,
         trust: Literal["data", "pickle"] | None = None,
         allow: Sequence[type] = (),
@@ -110,6 +119,8 @@ class MecaExecutor(Executor):
             apps=apps,
             output=output,
             connect_timeout=connect_timeout,
+            resume_window=resume_window,
+            on_link=on_link,
             strict=strict,
             trust=trust,
             allow=allow,
@@ -120,7 +131,8 @@ class MecaExecutor(Executor):
         gateway = EmbeddedGateway(max_workers, self._settings.apps) if embedded else None
         from .link import Link
 
-        self._ledger = Ledger(Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20))
+        credit = Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20)
+        self._ledger = Ledger(credit, self._settings.endpoint or "embedded")
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
         self._submission = Submission(self._settings, self._registry, self._ledger, self._link)
         watch(self._link)
@@ -165,7 +177,11 @@ class MecaExecutor(Executor):
 
     @property
     def state(self) -> str:
-        """`"connecting"`, `"connected"`, `"resuming"`, `"closed"`, or `"lost"` for good."""
+        """`"connecting"`, `"connected"`, `"closed"`, or `"lost"` for good.
+
+        While a connection that dropped is tried again: `"resuming (3 s, attempt 4)"`, seconds since it dropped and
+        attempts to connect so far.
+        """
         return self._link.state
 
     @property
@@ -260,6 +276,8 @@ class MecaExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks and end when those that are here are done.
 
+        While the connection is down results are waited for as long as it is tried again (`resume_window`).
+
         Args:
             wait: Return only when they are, and the workers and an embedded gateway are gone.
             cancel_futures: Cancel what has not been handed over.
@@ -348,6 +366,8 @@ class MecaExecutor(Executor):
 
     def kill(self, future: Future[Any]) -> bool:
         """End a task wherever it is: cancelled here, or killed where it runs (`TaskKilled` in the future).
+
+        While the connection is down the future ends at once, and the gateway is told when it is back.
 
         Returns:
             False when the future was done already, or is not one of this executor's.

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .attempts import Attempt, Handed, followed, made_elsewhere
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,6 +69,9 @@ class MecaFuture(Future[T]):
     transaction_id: str = ""  #: the old dialect's own name for the task
     accepted: bool = False  #: the old dialect's app has taken it
     _on_accepted: Callable[[], object] | None = None
+    handed: Handed | None = None  #: the present attempt, for the ledger; None before the first one and between two
+    ended: float | None = None  #: when the outcome came, for the ledger; set before the outcome
+    _over: tuple[Attempt, ...] = ()  # attempts that were followed by another, or will be
 
     def __init__(self) -> None:
         pass
@@ -75,6 +80,19 @@ class MecaFuture(Future[T]):
     def task_id(self) -> str | None:
         """The name that `offload_task` was given, or the task's number as text; None without a task."""
         return self.given_id or (None if self.number is None else str(self.number))
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What is known of each attempt so far, oldest first; the one under way is the last, without an end.
+
+        Empty for a task that was not handed over. Only the last hundred are kept.
+        """
+        with _lock:
+            done, handed, over = self._state in _DONE, self.handed, self._over
+        if handed is None:
+            return over
+        start, host = handed
+        return followed(over, Attempt(host, start, *((self.ended, self._exception) if done else (None, None))))
 
     # -- as of the base class, without a condition where none is needed -----------------------------
 
@@ -138,6 +156,22 @@ class MecaFuture(Future[T]):
                 return False
             self._state = RUNNING
             return True
+
+    # -- attempts, for the ledger -------------------------------------------------------------------
+
+    def follow(self, now: float, error: BaseException | None) -> None:
+        """The present attempt is over, and there will be another one."""
+        with _lock:
+            if self.handed is not None:
+                start, host = self.handed
+                self._over, self.handed = followed(self._over, Attempt(host, start, now, error)), None
+
+    def count_elsewhere(self, count: int) -> None:
+        """So many attempts more than those handed over were made by the gateway, which was ended in between."""
+        with _lock:
+            if self.handed is not None and count > 0:
+                self._over = followed(self._over, *made_elsewhere(count, self.handed, self.task_id))
+                self.handed = (None, self.handed[1])
 
     # -- the old dialect ----------------------------------------------------------------------------
 

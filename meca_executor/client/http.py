@@ -11,6 +11,8 @@ from ..wire.desktop import MAX_PAYLOAD
 from ..wire.tap import Tap
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     import aiohttp
 
 CLOSE_S = 0.5  #: how long a server may take to answer a websocket's farewell
@@ -26,6 +28,7 @@ class Handshake:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._websockets: list[Any] = []
+        self._transports: list[asyncio.Transport] = []  # those with TLS
         self.max_payload = MAX_PAYLOAD
         self.tap: Tap | None = None
 
@@ -34,8 +37,7 @@ class Handshake:
 
     async def ws_connect(self, *args: Any, **kwargs: Any) -> Any:
         """Connect; the first message is the handshake."""
-        ws: Any = await self._session.ws_connect(*args, **kwargs)
-        self._websockets.append(ws)
+        ws = await self._connected(self._session.ws_connect(*args, **kwargs))
         self.tap = tap = Tap(ws)
 
         async def first(*args: Any, **kwargs: Any) -> Any:
@@ -48,9 +50,32 @@ class Handshake:
         ws.receive = first
         return ws
 
+    async def _connected(self, opening: Coroutine[Any, Any, Any]) -> Any:
+        connecting = asyncio.ensure_future(opening)
+        try:
+            ws = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # asyncio (3.11) never closes a socket when it is cancelled just before TLS begins: let that moment pass.
+            await asyncio.wait([connecting], timeout=CLOSE_S)
+            connecting.cancel()
+            await asyncio.wait([connecting], timeout=CLOSE_S)
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                self._note(connecting.result())
+            raise
+        self._note(ws)
+        return ws
+
+    def _note(self, ws: Any) -> None:
+        self._websockets.append(ws)
+        if ws.get_extra_info("ssl_object") is not None:
+            self._transports.append(ws._response.connection.transport)
+
     async def close(self) -> None:
         """Close all websockets, and the session."""
         for ws in self._websockets:
             with contextlib.suppress(Exception):  # the server may be gone in any way
                 await asyncio.wait_for(ws.close(), CLOSE_S)
         await self._session.close()
+        for transport in self._transports:  # TLS would wait for an answer, and the loop may end before
+            transport.abort()
+        await asyncio.sleep(0)  # in which they close

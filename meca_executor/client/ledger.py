@@ -6,15 +6,19 @@ next attempt. Submitting threads only append to the queue; everything else happe
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TaskKilled
+from ..policy.retry import is_lost
 from ..wire.lending import FREED, Lender
+from ..wire.parcels import SHARED
 from ..wire.payloads import in_frame
 from ..wire.records import COUNTED, Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
-from .outcomes import give_back, read_outcome, resolve, value_of
+from .outcomes import give_back, named, read_outcome, resolve, value_of
+from .spent import Spent
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..policy.credit import Credit
     from ..wire.records import Record
+    from .attempts import Handed
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
 _OK = int(Status.OK)  # plain: compared for each task
@@ -39,15 +44,25 @@ class Again(NamedTuple):
 
 
 class Ledger:
-    """The tasks of one executor."""
+    """The tasks of one executor.
 
-    def __init__(self, credit: Credit) -> None:
+    Args:
+        credit: How much may be out.
+        host: To whom tasks are handed over, as `MecaFuture.attempts` tells it.
+        clock: The time of day, as `time.time()`, for the same purpose.
+    """
+
+    def __init__(self, credit: Credit, host: str = "embedded", clock: Callable[[], float] = time.time) -> None:
         self.credit = credit
+        self._host = host
+        self._clock = clock
         self._queue: deque[Task | Chunk] = deque()
         self._out: dict[int, Task] = {}
         self._chunks: dict[int, Chunk] = {}  # of which items are out
         self._items = 0  # out
         self._waiting: dict[int, Task] = {}
+        self._killed: set[int] = set()  # out, and to be ended there
+        self._let_go: set[int] = set()  # ended here, while a gateway that cannot be told yet may still run them
         self.lender = Lender()
         self.freed: Callable[[bytes], object] = lambda payload: None  #: told when a result in shared memory is let go
         self._refusal: Callable[[], BaseException] | None = None
@@ -109,11 +124,14 @@ class Ledger:
         """In a forked child: another process owns what is here."""
         self._refusal = error
         self._queue.clear()
-        self._out.clear()
-        self._chunks.clear()
-        self._items = 0
-        self._waiting.clear()
+        self._forget()
         self.lender.close()
+
+    def _forget(self) -> None:
+        """Nothing is out, and nothing waits."""
+        for kept in (self._out, self._chunks, self._waiting, self._killed, self._let_go):
+            kept.clear()
+        self._items = 0
 
     # -- the link's thread ------------------------------------------------------------------------
 
@@ -134,6 +152,7 @@ class Ledger:
         batch: list[Task | Slice] = []
         queue, credit, count, size, room = self._queue, self.credit, 0, 0, 0
         kind: tuple[int, int] | None = None
+        handed: Handed | None = None
         while queue and count < BATCH_TASKS and size < BATCH_BYTES:
             # Taken out before it is looked at: a thread whose submit is refused takes its own back.
             if (entry := self._next()) is None:
@@ -161,7 +180,8 @@ class Ledger:
                 if not credit.fits(bytes_):
                     queue.appendleft(entry)
                     break
-                if not self._begin(entry, now):
+                handed = handed or (self._clock(), self._host)
+                if not self._begin(entry, now, handed):
                     continue
                 entry.attempts += 1
                 entry.charge = charge
@@ -180,15 +200,16 @@ class Ledger:
         except IndexError:
             return None
 
-    def _begin(self, task: Task, now: float) -> bool:
+    def _begin(self, task: Task, now: float, handed: Handed) -> bool:
         """Claim a task whose turn has come; False when there is nothing to hand over."""
         if task.attempts == 0:
             if not task.future.claim():
                 return False
             task.began = now
         if task.decode is None and self._functions_refused is not None:
-            resolve(task, None, self._functions_refused())
+            resolve(task, None, self._functions_refused(), handed[0])
             return False
+        task.future.handed = handed
         return True
 
     def _next_items(self, chunk: Chunk, room: int, charge: float, now: float) -> tuple[Slice | None, int]:
@@ -217,7 +238,7 @@ class Ledger:
 
     def settle(self, records: list[Record]) -> list[Again]:
         """Take in outcomes; one of a task that is not out is ignored (it was settled before)."""
-        out, spent = self._out, Spent(self.credit)
+        out, spent, now = self._out, Spent(self.credit), self._clock()
         again: list[Again] = []
         chunks: list[Chunk] = []
         chunk = None
@@ -235,15 +256,17 @@ class Ledger:
                 if not chunk.is_open(index):
                     continue
                 spent.returned(chunk.kind, self._item_done(chunk), len(chunk.payloads[index]))
-                retry = self._settle_item(chunk, index, (status, micros, payload), flags)
+                retry = self._settle_item(chunk, index, (status, micros, payload), flags, now)
             else:
                 task = out.pop(number, None)
                 if task is None:
+                    if number in self._let_go:
+                        self._came_late(number, status, payload)
                     continue
                 spent.returned(task.kind, task.charge, len(task.payload))
                 if flags & COUNTED:
-                    task.attempts = max(task.attempts, micros)
-                retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), flags & FREED)
+                    task.count(micros)
+                retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), now, flags & FREED)
             if retry is not None:
                 again.append(retry)
             if status in _MEASURED:
@@ -254,21 +277,23 @@ class Ledger:
             chunk.notify()
         return again
 
-    def _settle_item(self, chunk: Chunk, index: int, outcome: tuple[int, int, bytes], flags: int) -> Again | None:
+    def _settle_item(
+        self, chunk: Chunk, index: int, outcome: tuple[int, int, bytes], flags: int, now: float
+    ) -> Again | None:
         (status, micros, payload), freed = outcome, flags & FREED
         if status == _OK:
             try:
                 value = value_of(payload, self.freed)
             except BaseException as error:  # unpickling runs the user's code: whatever it raises is this item's
-                return self._conclude(chunk.task(index), None, error, freed)
+                return self._conclude(chunk.task(index), None, error, now, freed)
             if freed:
                 give_back(chunk.payloads[index], self.lender)
             chunk.set(index, value)
             return None
         task = chunk.task(index)
         if flags & COUNTED:
-            task.attempts = max(task.attempts, micros)
-        return self._conclude(task, *read_outcome(task, status, payload, self.freed), freed)
+            task.count(micros)
+        return self._conclude(task, *read_outcome(task, status, payload, self.freed), now, freed)
 
     def _item_done(self, chunk: Chunk) -> float:
         """Count an item as no longer out; return its charge."""
@@ -282,8 +307,9 @@ class Ledger:
 
     def lost(self, error: Callable[[], BaseException]) -> list[Again]:
         """Settle everything that is out: the gateway that had it is gone."""
-        tasks = list(self._out.values())
+        tasks, now = list(self._out.values()), self._clock()
         self._out.clear()
+        self._let_go.clear()
         for task in tasks:
             self.credit.done(task.charge, len(task.payload))
         for chunk in list(self._chunks.values()):
@@ -292,22 +318,29 @@ class Ledger:
                     self.credit.done(self._item_done(chunk), len(chunk.payloads[index]))
                     tasks.append(chunk.task(index))
             chunk.notify()
-        again = [self._conclude(task, None, error()) for task in tasks]
+        again = [self._conclude(task, None, named(error(), task.future), now) for task in tasks]
         return [retry for retry in again if retry is not None]
 
-    def _conclude(self, task: Task, value: Any, error: BaseException | None, freed: int = 0) -> Again | None:
+    def _conclude(
+        self, task: Task, value: Any, error: BaseException | None, now: float, freed: int = 0
+    ) -> Again | None:
         retry = task.options.retry
+        if task.number in self._killed:
+            self._killed.discard(task.number)
+            if error is not None and is_lost(error):  # it was to be ended, and is: no other attempt
+                error = TaskKilled(f"task {task.future.task_id}: ended by kill()")
         if error is not None or retry.looks_at_results:
             try:
                 delay = retry.decide(task.attempts, task.began, error, value)
             except Exception as failure:  # a user's own retry object: its failure is the task's
                 delay, error = None, failure
             if delay is not None:
+                task.future.follow(now, error)
                 self._waiting[task.number] = task
                 return Again(task, delay)
         if freed:  # not before: the next attempt reads the same memory
             give_back(task.payload, self.lender)
-        resolve(task, value, error)
+        resolve(task, value, error, now)
         return None
 
     def again(self, task: Task) -> None:
@@ -323,6 +356,7 @@ class Ledger:
     def kill(self, number: int) -> bool:
         """End a task that is here; True when it is out, and so the gateway has to end it."""
         if number in self._out:
+            self._killed.add(number)
             return True
         begun = next(
             (task for task in list(self._queue) if isinstance(task, Task) and task.number == number and task.attempts),
@@ -331,12 +365,27 @@ class Ledger:
         if begun is not None:
             self._queue.remove(begun)
         if (task := self._waiting.pop(number, begun)) is not None:
-            resolve(task, None, TaskKilled("ended by kill() before its next attempt"))
+            killed = TaskKilled(f"task {task.future.task_id}: ended by kill() before its next attempt")
+            resolve(task, None, killed, self._clock())
         return False
+
+    def let_go(self, number: int) -> None:
+        """End a task that is out now, and not when the gateway has ended it."""
+        if (task := self._out.pop(number, None)) is not None:
+            self.credit.done(task.charge, len(task.payload))
+            self._killed.discard(number)
+            self._let_go.add(number)
+            told = "ended by kill() while the connection was down; the gateway is told when it is back"
+            resolve(task, None, TaskKilled(f"task {task.future.task_id}: {told}"), self._clock())
+
+    def _came_late(self, number: int, status: int, payload: bytes) -> None:
+        self._let_go.discard(number)
+        if status == _OK and payload[0] == SHARED:  # nobody will map it
+            self.freed(payload)
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:
         """Nothing more will come: every open future fails, and no new one is taken."""
-        self._refusal = error
+        self._refusal, now = error, self._clock()
         tasks = [*self._out.values(), *self._waiting.values()]
         chunks = {chunk.number: chunk for chunk in self._chunks.values()}
         while (entry := self._next()) is not None:
@@ -344,42 +393,8 @@ class Ledger:
                 chunks[entry.number] = entry
             elif entry.attempts or entry.future.claim():
                 tasks.append(entry)
-        self._out.clear()
-        self._chunks.clear()
-        self._items = 0
-        self._waiting.clear()
+        self._forget()
         for task in tasks:
-            resolve(task, None, error())
+            resolve(task, None, named(error(), task.future), now)
         for chunk in chunks.values():
             chunk.fail_open(error)
-
-
-class Spent:
-    """Adds up what tasks of one kind that follow each other give back, and tells the credit once."""
-
-    __slots__ = ("_charge", "_count", "_credit", "_kind", "_size", "measured", "micros")
-
-    def __init__(self, credit: Credit) -> None:
-        self._credit = credit
-        self._kind: tuple[int, int] | None = None
-        self._charge, self._size, self._count = 0.0, 0, 0
-        self.micros = 0  #: run time of those of the present kind that have one
-        self.measured = 0  #: how many those are
-
-    def returned(self, kind: tuple[int, int], charge: float, size: int) -> None:
-        """A task is no longer out; its run time may follow."""
-        if kind != self._kind:
-            self.tell()
-            self._kind = kind
-        self._charge += charge
-        self._size += size
-        self._count += 1
-
-    def tell(self) -> None:
-        """Tell the credit of the present kind; begin anew."""
-        if self._kind is not None:
-            self._credit.done(self._charge, self._size, self._count)
-            if self.measured:
-                self._credit.measured(self._kind, self.micros, self.measured)
-        self._kind, self._charge, self._size, self._count = None, 0.0, 0, 0
-        self.micros = self.measured = 0

@@ -18,6 +18,7 @@ from ..wire import segments
 from ..wire.memory import keep_read_buffers
 from ..wire.records import Status
 from .driver import OtherDialect
+from .link_state import LinkState
 from .native import Native
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from .ledger import Again, Ledger
     from .tasks import Registry, Task
 
-RESUME_S = 600.0  #: how long a lost link is tried again before its tasks are given up
 ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
+CANCEL_S = 1.0  #: for tasks of the loop to end, when it ends
 STARTED_S = 90.0  #: the properties that need a connection wait no longer than this
 FORKED = "this executor was made before a fork and belongs to the parent process; make one of your own here"
 
@@ -49,13 +50,14 @@ class Link:
         self.slots = 0
         self.shares = gateway is not None and segments.available()
         self.apps: dict[str, str] = {}
-        self.state = "connecting"
+        self._state = LinkState(settings.on_link, settings.name)
         self._driver: Driver = Native(self, gateway)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awake = False
         self._closing = False
         self._failure: BaseException | None = None
         self._lost: asyncio.Event
+        self._deadline = 0.0  # when the present tries to connect end
         self._started = threading.Event()  # connected for the first time, or failed
         self._unwanted: asyncio.Event  # closing, and no task is left
         self._thread = threading.Thread(target=self._run, name=settings.name)
@@ -63,6 +65,11 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.endpoint or 'embedded'} {self.dialect} {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """As `MecaExecutor.state`."""
+        return str(self._state)
 
     @property
     def lender(self) -> Lender | None:
@@ -98,6 +105,7 @@ class Link:
         """Wait until the thread is gone, and the embedded gateway with it; a no-op on the thread itself."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            self._state.told()
 
     def abandon(self, error: Callable[[], BaseException]) -> None:
         """End now: every open future fails, and what runs is let go or killed."""
@@ -132,7 +140,7 @@ class Link:
         self.ledger.after_fork(lambda: ExecutorClosed(FORKED))
         self._loop = None
         self._closing = True
-        self.state = "closed"
+        self._state.end_here()
         self._driver.after_fork()
 
     # -- the thread -------------------------------------------------------------------------------
@@ -151,7 +159,8 @@ class Link:
             self._driver.close()
             self.ledger.lender.close()
             self.registry.objects.clear()
-            self.state = "closed" if self._failure is None else "lost"
+            self._state.change("closed", "the executor was shut down")
+            loop.run_until_complete(_cancel_all())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -168,15 +177,22 @@ class Link:
                 if not self._unwanted.is_set():
                     self.give_up(error)
                 return
-            self.state = "connected"
+            self._state.change("connected", f"connected to {self.endpoint}, {self.dialect} dialect")
             self._started.set()
             self.pump()
             await self._lost.wait()
-            self.state = "resuming"
-            await self._driver.leave(done=self._closing and self.ledger.idle)
+            done = self._closing and self.ledger.idle
+            if not done:
+                self._state.change("resuming", f"the connection to {self.endpoint} dropped")
+            await self._driver.leave(done=done)
 
     async def _connect(self) -> None:
-        """Get a connection; tries until the time is up."""
+        """Get a connection; tries until the time is up.
+
+        Raises:
+            GatewayLost: A connection that dropped did not come back.
+            GatewayError: There is none at first, or there never will be one, and why.
+        """
         from tenacity import (
             AsyncRetrying,
             retry_if_exception_type,
@@ -185,21 +201,32 @@ class Link:
             wait_random_exponential,
         )
 
-        limit = RESUME_S if self._started.is_set() else self.settings.connect_timeout
-        deadline = time.monotonic() + limit
-        async for attempt in AsyncRetrying(
+        again, now = self._state.word == "resuming", time.monotonic()
+        limit = self.settings.resume_window if again else self.settings.connect_timeout
+        self._deadline = limit + (self._state.since if again else now)
+        retrying = AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
-            stop=stop_after_delay(limit) | stop_when_event_set(self._unwanted),  # type: ignore[arg-type]  # it asks is_set()
+            stop=stop_after_delay(self._deadline - now) | stop_when_event_set(self._unwanted),  # type: ignore[arg-type]  # it asks is_set()
             wait=wait_random_exponential(multiplier=0.1, max=5.0),
             sleep=self._pause,
             reraise=True,
-        ):
-            with attempt:
-                await self._attempt(min(ATTEMPT_S, max(0.1, deadline - time.monotonic())))
+        )
+        try:
+            await retrying(self._attempt)
+        except GatewayUnreachable as error:
+            if not again:
+                raise
+            raise GatewayLost(
+                f"the connection to the gateway at {self.endpoint} dropped and did not come back within {limit:g} s "
+                f"(resume_window): {error}"
+            ) from error
 
-    async def _attempt(self, limit: float) -> None:
+    async def _attempt(self) -> None:
         """One attempt; given up when the executor is closed meanwhile and has nothing to wait for."""
         assert self._loop is not None
+        self._state.attempts += 1
+        self.pump()  # what was queued may have been cancelled since, and nobody told
+        limit = min(ATTEMPT_S, max(0.1, self._deadline - time.monotonic()))
         connecting = self._loop.create_task(self._connect_once(limit))
         unwanted = self._loop.create_task(self._unwanted.wait())
         await asyncio.wait((connecting, unwanted), return_when=asyncio.FIRST_COMPLETED)
@@ -224,7 +251,8 @@ class Link:
             await self._driver.connect(limit)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait between two attempts; shorter when the executor is closed meanwhile."""
+        """Wait between two attempts; shorter when the time is up, or the executor is closed meanwhile."""
+        seconds = min(seconds, max(0.0, self._deadline - time.monotonic()))
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             await asyncio.wait_for(self._unwanted.wait(), seconds)
 
@@ -233,7 +261,7 @@ class Link:
     def pump(self) -> None:
         """Hand over what the credit allows; end when there is nothing left to do."""
         self._awake = False
-        if self.state == "connected":
+        if self._state.word == "connected":
             while batch := self.ledger.next_batch(time.monotonic()):
                 self._driver.hand_over(batch)
             self._driver.tidy()
@@ -267,7 +295,7 @@ class Link:
     def give_up(self, error: BaseException) -> None:
         """Nothing more will come: every open future fails."""
         self._failure = error
-        self.state = "lost"
+        self._state.change("lost", str(error))
         kind, text = type(error), str(error)
         self.ledger.fail_all(lambda: kind(text))
         self._lost.set()
@@ -285,6 +313,9 @@ class Link:
     def _kill(self, task: int) -> None:
         if self.ledger.kill(task):
             self._driver.kill(task)
+            if self._state.word != "connected":
+                self.ledger.let_go(task)
+                self.pump()
         else:
             self.pump()
 
@@ -297,3 +328,12 @@ class Link:
     def refuse(self, error: Callable[[], BaseException]) -> None:
         """Have the executor take no more tasks."""
         self.ledger.refuse(error)
+
+
+async def _cancel_all() -> None:
+    """Socket.IO's tasks of connections that dropped end by themselves only after half a minute."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=CANCEL_S)

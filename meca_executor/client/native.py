@@ -45,6 +45,7 @@ class Native:
         self._gateway = gateway
         self._session = secrets.token_hex(16)
         self._stream = Stream()
+        self._birth = ""  # of the session at the gateway: one that it made again under the same name has another
         self._sent_references = 1
         self._sent_options = 0
         self._sent_path: list[str] = []
@@ -70,6 +71,7 @@ class Native:
             "protocol": proof.PROTOCOL,
             "session": self._session,
             "received": self._stream.received,
+            "birth": self._birth,
             "max_workers": self._host.settings.max_workers,
             "max_tasks_per_child": self._host.settings.max_tasks_per_child,
         }
@@ -115,6 +117,7 @@ class Native:
         self._host.slots, self._max_message = welcome.slots, welcome.message
         if (mismatch := python_mismatch(welcome.python)) is not None:
             ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
+        self._birth = welcome.birth
         if welcome.resumed:
             for frame in self._stream.replay(welcome.received):
                 self._transmit(frame)

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..policy.retry import RetryPolicy
 from .container import checked_ref, checked_resource
 
+TIMEOUT_MOST = 1e9  #: seconds; thirty years and more are no limit
 UNSET: Any = object()  #: an option that is not given, where None means something
 
 
@@ -82,4 +83,4 @@ def checked_timeout(timeout: object) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise UsageError(f"timeout {timeout!r} is not a positive number of seconds, or None for no limit")
-    return None if timeout == float("inf") else float(timeout)
+    return None if timeout > TIMEOUT_MOST else float(timeout)

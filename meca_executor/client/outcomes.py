@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..wire.lending import Lender
+    from .future import MecaFuture
     from .tasks import Task
 
     Freed = Callable[[bytes], object]
@@ -52,8 +53,23 @@ TEXT_ERRORS: dict[Status, type[MecaError]] = {
 }
 
 
-def resolve(task: Task, value: Any, error: BaseException | None) -> None:
-    """Set a task's future; done-callbacks run here."""
+def named(error: BaseException, future: MecaFuture[Any]) -> BaseException:
+    """Put the name of the task before what a new error of ours says."""
+    if isinstance(error, MecaError) and future.task_id is not None:
+        error.args = (f"task {future.task_id}: {error}",)
+    return error
+
+
+def resolve(task: Task, value: Any, error: BaseException | None, now: float | None) -> None:
+    """Set a task's future; done-callbacks run here.
+
+    Args:
+        task: The task.
+        value: What its call returned.
+        error: Or why there is nothing.
+        now: When the outcome came, as `time.time()`.
+    """
+    task.future.ended = now
     try:
         if error is None:
             task.future.set_result(value)

@@ -42,6 +42,11 @@ class Task:
         self.began = 0.0  #: when first handed over
         self.charge = 0.0  #: what it counts for in the credit
 
+    def count(self, attempts: int) -> None:
+        """There have been so many attempts: the gateway made those that were not handed over by itself."""
+        self.future.count_elsewhere(attempts - self.attempts)
+        self.attempts = max(self.attempts, attempts)
+
     @property
     def queued(self) -> int:
         """Tasks that this is, in the queue."""
@@ -59,7 +64,7 @@ class Task:
     @property
     def calls(self) -> list[Record]:
         """What travels."""
-        return [(self.number, 0, 0, self.payload)]
+        return [(self.number, self.attempts - 1, 0, self.payload)]
 
 
 class Registry:

@@ -124,7 +124,7 @@ class History:
 
     Attributes:
         outcomes: Entries with outcomes that were not fetched.
-        used: Open task -> attempts that have been made of it, where any has been begun by an earlier gateway.
+        used: Open task -> attempts that have been made of it, where its last one has been begun.
 
     Raises:
         ValueError: An entry cannot be read.
@@ -135,14 +135,15 @@ class History:
         self.outcomes = [entry for entry in self._entries if entry.what == OUTCOMES]
         self._attempts: dict[int, int | None] = {}  # options id -> how often; None: only the client knows
         self._last: dict[int, int] = {}  # task -> its last entry with tasks
-        submitted: Counter[int] = Counter()
+        before: dict[int, int] = {}  # attempts that its client counted
         done: dict[int, int] = {}
         lives: defaultdict[int, set[int]] = defaultdict(set)
         for row, what, number, body in self._entries:
             if what == Kind.TASKS:
-                ids = ids_of_tasks(body)
-                self._last.update(dict.fromkeys(ids, row))
-                submitted.update(ids)
+                for _, _, _, batch in decode(body):
+                    for id_, attempts, _, _ in decode(batch):
+                        self._last[id_], before[id_] = row, attempts
+                        lives.pop(id_, None)
             elif what == STARTED:
                 for id_ in unpack_ids(body):
                     lives[id_].add(number)
@@ -151,7 +152,7 @@ class History:
             elif what in (OUTCOMES, DONE):
                 done.update(dict.fromkeys(ids_of(body) if what == OUTCOMES else unpack_ids(body), row))
         self._open = {id_ for id_, row in self._last.items() if row > done.get(id_, 0)}
-        self.used = {id_: submitted[id_] - 1 + len(lives[id_]) for id_ in self._open & lives.keys()}
+        self.used = {id_: before[id_] + len(lives[id_]) for id_ in self._open & lives.keys()}
 
     def fill(self, books: Books) -> None:
         """Have empty books say what those of the last gateway said."""

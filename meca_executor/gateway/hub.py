@@ -19,7 +19,7 @@ from ..wire import proof
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
 from ..wire.stream import Message
 from .calls import ContainerCalls
-from .keeper import MAX_MESSAGE, Volatile
+from .keeper import Volatile
 from .session import Session, SessionRefused
 from .tasks import Forget, Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
 
@@ -73,8 +73,12 @@ class Hub:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def attach(self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None) -> tuple[Session, bool]:
+    def attach(
+        self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None, birth: str = ""
+    ) -> tuple[Session, bool]:
         """Find a client's session, or begin one; returns it and whether it is an old one. Its link is down still.
+
+        One of another birth is of no use to the client: it never had the welcome to it.
 
         Raises:
             SessionRefused: The session belongs to another key.
@@ -82,6 +86,9 @@ class Hub:
         session = self.sessions.get(session_id)
         if session is not None and session.owner != owner:
             raise SessionRefused(f"session {session_id!r} belongs to another access key")
+        if session is not None and session.birth != birth:
+            self.end(session)
+            session = None
         resumed = session is not None
         if session is None:
             session = Session(session_id, owner, cap, tasks_per_worker, self._keeper.stream())
@@ -94,6 +101,9 @@ class Hub:
     def _add(self, session: Session) -> None:
         session.gate = asyncio.Semaphore(session.cap)
         self.sessions[session.id] = session
+
+    def _has(self, session: Session) -> bool:
+        return self.sessions.get(session.id) is session  # another one may have its name
 
     def when_kept(self, session: Session, then: Callable[[], object]) -> None:
         """Call `then` when a session will outlive what a keeper promises that it does."""
@@ -110,7 +120,8 @@ class Hub:
         Raises:
             ValueError: What it left is not complete.
         """
-        session = Session(saved.id, saved.owner, saved.cap, saved.per_worker, keeper.revived(saved, history))
+        stream = keeper.revived(saved, history)
+        session = Session(saved.id, saved.owner, saved.cap, saved.per_worker, stream, saved.birth)
         self._add(session)
         session.expiry = self._loop.call_later(self._resume_s, self.end, session)
         left = history.left()
@@ -121,7 +132,7 @@ class Hub:
 
     def detach(self, session: Session, send: Callable[[bytes], None]) -> None:
         """The connection is gone; the session waits for the client to come back."""
-        if session.send in (send, None) and session.id in self.sessions:
+        if session.send in (send, None) and self._has(session):
             session.send = None
             if session.expiry is None:
                 session.expiry = self._loop.call_later(self._resume_s, self.end, session)
@@ -136,8 +147,9 @@ class Hub:
 
     def end(self, session: Session) -> None:
         """Forget a session; its tasks are killed."""
-        if self.sessions.pop(session.id, None) is None:
+        if not self._has(session):
             return
+        del self.sessions[session.id]
         log.info("session %s ends", session.id)
         session.send = None
         session.shared.clear()
@@ -157,6 +169,8 @@ class Hub:
         Raises:
             ValueError: Garbage; drop the connection.
         """
+        if not self._has(session):
+            return
         message = session.stream.receive(frame)
         self._keeper.acknowledged(session)
         if message is not None:
@@ -227,10 +241,7 @@ class Hub:
 
     def _release(self, session: Session, what: int, reference: bytes) -> None:
         """The client has taken a result in shared memory; or is done with it, and its worker may use it again."""
-        if (held := session.shared.pop(reference, None)) is not None and held.segment is not None:
-            held.segment.close()
-            session.lent[reference] = held
-        if what == Release.FREED and (held := session.lent.pop(reference, None)) is not None:
+        if (held := session.released(what, reference)) is not None:
             self._workers.send(held.lender, Kind.DEFINE, encode([(0, Definition.FREED, 0, held.lent_as)]))
         elif what == Release.TRIM:
             for worker in self._broker.workers.values():
@@ -387,8 +398,3 @@ class Hub:
         for session in list(self.sessions.values()):
             self.end(session)
         await asyncio.gather(self._workers.close(), self.calls.close())
-
-
-def limits() -> dict[str, Any]:
-    """Return what a client may send and have out."""
-    return {"message": MAX_MESSAGE, "window": 16_384, "window_bytes": 256 << 20}

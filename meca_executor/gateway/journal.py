@@ -33,7 +33,7 @@ CLOSE_S = 30.0  #: for the last commit
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE sessions (
-    id TEXT PRIMARY KEY, owner TEXT NOT NULL, cap INTEGER NOT NULL, per_worker INTEGER,
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, cap INTEGER NOT NULL, per_worker INTEGER, birth TEXT NOT NULL,
     received INTEGER NOT NULL, sent INTEGER NOT NULL, seen REAL NOT NULL);
 CREATE TABLE entries (
     row INTEGER PRIMARY KEY, session TEXT NOT NULL, what INTEGER NOT NULL, number INTEGER NOT NULL, body BLOB);
@@ -50,6 +50,7 @@ class SavedSession(NamedTuple):
     owner: str
     cap: int
     per_worker: int | None
+    birth: str
     received: int = 0  #: the last frame of its client that was written down
     sent: int = 0  #: the last frame of results that was
 
@@ -144,7 +145,7 @@ class Journal:
         for file in self._folder.iterdir():
             if file.name not in mentioned:
                 file.unlink()
-        rows = base.execute("SELECT id, owner, cap, per_worker, received, sent FROM sessions").fetchall()
+        rows = base.execute("SELECT id, owner, cap, per_worker, birth, received, sent FROM sessions").fetchall()
         self._files &= set(map(int, mentioned))
         return [SavedSession(*row) for row in rows]
 
@@ -197,7 +198,7 @@ class Journal:
 
     def opened(self, session: SavedSession) -> None:
         """A session begins."""
-        self.do("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", *session, time.time())
+        self.do("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *session, time.time())
 
     def seen(self, session: str) -> None:
         """Its client is there, or was until now."""

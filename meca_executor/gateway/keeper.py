@@ -165,7 +165,7 @@ class Durable:
         """As `Keeper`."""
         if session.id not in self._kept:
             self._kept[session.id] = Kept()
-            saved = SavedSession(session.id, session.owner, session.cap, session.tasks_per_worker)
+            saved = SavedSession(session.id, session.owner, session.cap, session.tasks_per_worker, session.birth)
             self._journal.opened(saved)
         self._journal.seen(session.id)
         self._after(then)
@@ -285,6 +285,11 @@ class Durable:
         self._closed = True
         self._hand_on()
         await self._loop.run_in_executor(None, self._journal.close)
+
+
+def limits() -> dict[str, int]:
+    """Return what a client may send and have out."""
+    return {"message": MAX_MESSAGE, "window": 16_384, "window_bytes": 256 << 20}
 
 
 def act_all(acts: list[Callable[[], object]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import platform
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,23 +14,28 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from aiohttp import web
 
+from ..settings import HELLO_LIMIT, KEY_LIMIT, NAME_LIMIT
 from ..wire import probe, proof, segments
+from ..wire.desktop import NAMESPACE as OLD_NAMESPACE
 from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
-from .hub import Hub, limits
+from .door import PROOF_S, Door, Refusal, revoked, too_soon, wrong_key
+from .keeper import limits
 from .session import Session, SessionRefused
 from .websocket import TAP, serve_taps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import ssl
 
+    from ..keys import KeyFile
     from ..wire.tap import Tap
+    from .door import Visit
+    from .hub import Hub
 
-PROOF_S = 10.0  #: who has not proved itself by then is disconnected
 PING_S = 10.0
 PONG_S = 20.0
-NAME_LIMIT = 128  #: characters of a session's name
-UNPROVED_BYTES = 64 << 10  #: a hello is not larger than that
+SESSIONS = 256  #: that one access key may have at once
+LOOK_S = 1.0  #: between two looks at the key file and at silent connections
 
 log = logging.getLogger("meca.gateway")
 
@@ -41,6 +47,10 @@ class Connection:
     sid: str
     nonce: str
     tap: Tap  #: frames go through it
+    visit: Visit
+    key: str = ""
+    secret: str = ""  #: that the client proved to have
+    asked: bool = False  #: its hello has come
     deadline: asyncio.TimerHandle | None = None
     session: Session | None = None
     outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
@@ -55,20 +65,23 @@ class Server:
 
     Args:
         hub: Where frames go.
-        secrets: Access key -> secret of those who may connect.
+        keys: Access key -> secret of those who may connect, or where that is written.
         slots: Tasks that run at once.
         old_dialect: Serve that on `/` too: the names of the containers that may be run, and this host's capacity.
+        behind_proxy: Something in front ends TLS and names clients' addresses.
     """
 
     def __init__(
         self,
         hub: Hub,
-        secrets: Mapping[str, str],
+        keys: Mapping[str, str] | KeyFile,
         slots: int,
         old_dialect: tuple[frozenset[str], Mapping[str, float]] | None = None,
+        behind_proxy: bool = False,
     ) -> None:
         self._hub = hub
-        self._secrets = secrets
+        self._keys = keys
+        self._revoked: dict[str, str] = {}  # access key -> secret, as it was
         self._slots = slots
         self._connections: dict[str, Connection] = {}
         self._sio = socketio.AsyncServer(
@@ -87,23 +100,29 @@ class Server:
         self._sio.on("disconnect", self._on_disconnect, namespace=proof.NAMESPACE)
         self._sio.on(proof.HELLO, self._on_hello, namespace=proof.NAMESPACE)
         serve_taps(self._sio.eio)
+        self._door = Door(behind_proxy, self._is_old)
+        self._loop = asyncio.get_running_loop()
+        self._looking: asyncio.TimerHandle | None = None
         self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
         self._runner: web.AppRunner | None = None
         self._probe = probe.Probe() if segments.available() else None  # shows a client that it can read our memory
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to serve; returns the port, which is a free one for 0.
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Start to serve, over TLS if there is something to do it with; returns the port, which is a free one for 0.
 
         Raises:
             OSError: The address cannot be had.
         """
-        middlewares = [] if self._front is None else [self._front.transports.middleware()]
+        middlewares = [self._door.middleware()]
+        if self._front is not None:
+            middlewares.append(self._front.transports.middleware())
         app = web.Application(middlewares=middlewares, client_max_size=FRAME_LIMIT)
         self._sio.attach(app)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        site = web.TCPSite(self._runner, host, port, ssl_context=tls)
         await site.start()
+        self._look()
         bound: int = self._runner.addresses[0][1]
         return bound
 
@@ -114,6 +133,8 @@ class Server:
 
     async def close(self) -> None:
         """Stop serving and drop every connection."""
+        if self._looking is not None:
+            self._looking.cancel()
         for connection in list(self._connections.values()):
             self._forget(connection)
         if self._front is not None:
@@ -131,9 +152,10 @@ class Server:
             return  # not a connection: an event that a client named `connect`
         if (tap := environ.get(TAP)) is None:
             raise socketio.exceptions.ConnectionRefusedError(f"{proof.NAMESPACE} is for websockets only")
-        connection = self._connections[sid] = Connection(sid, proof.make_nonce(), tap)
+        visit = self._door.visit(environ["aiohttp.request"])
+        connection = self._connections[sid] = Connection(sid, proof.make_nonce(), tap, visit)
         tap.on_failure = partial(self._fail, connection)
-        connection.deadline = asyncio.get_running_loop().call_later(PROOF_S, self._drop, connection)
+        connection.deadline = self._loop.call_later(PROOF_S, self._drop, connection)
         self._send(connection, proof.CHALLENGE, {"nonce": connection.nonce, "protocol": proof.PROTOCOL})
 
     async def _on_disconnect(self, sid: str, reason: object = None) -> None:
@@ -142,8 +164,20 @@ class Server:
 
     async def _on_hello(self, sid: str, answer: object = None) -> None:
         connection = self._connections.get(sid)
-        if connection is None or connection.session is not None or connection.closing:
+        if connection is None or connection.asked or connection.closing:
             return
+        connection.asked = True
+        key = answer.get("key") if isinstance(answer, dict) else None
+        named = key[:KEY_LIMIT] if isinstance(key, str) else ""
+        if (delay := self._door.guard.delay(connection.visit.address, named, self._loop.time())) > 0:
+            self._loop.call_later(delay, self._hear, connection, answer)
+        else:
+            self._hear(connection, answer)
+
+    def _hear(self, connection: Connection, answer: object) -> None:
+        """Look at a hello, and let its sender in or tell why not."""
+        if connection.closing or connection.sid not in self._connections:
+            return  # gone while it had to wait
         try:
             self._admit(connection, answer)
         except (Refusal, ValueError) as error:
@@ -169,17 +203,33 @@ class Server:
         if not isinstance(answer, dict):
             raise Refusal("protocol", "the hello is not an object")
         text, nonce, key = answer.get("hello"), answer.get("nonce"), answer.get("key")
-        if not isinstance(text, str) or not isinstance(nonce, str) or len(text) > UNPROVED_BYTES:
-            raise Refusal("protocol", "the hello has no text or no nonce")
-        secret = self._secrets.get(key) if isinstance(key, str) else None
-        expected = proof.client_proof(secret or "", connection.nonce, nonce, text)
-        if not proof.same(answer.get("proof"), expected) or secret is None:
-            raise Refusal("key", wrong_key(str(key or "")[:32]))
+        if not isinstance(text, str) or not isinstance(nonce, str) or len(text) + len(nonce) > HELLO_LIMIT:
+            raise Refusal("protocol", f"the hello has no text or no nonce, or more than {HELLO_LIMIT:,} characters")
+        if isinstance(key, str) and len(key) > KEY_LIMIT:
+            raise Refusal("key", f"the access key has {len(key):,} characters, and {KEY_LIMIT} are allowed")
+        secret = self._check_proof(connection, key if isinstance(key, str) else "", nonce, text, answer.get("proof"))
+        connection.key, connection.secret = str(key), secret
         welcome = self._welcome(connection, str(key), proof.from_text(text))
         signature = proof.gateway_proof(secret, connection.nonce, nonce, welcome)
         assert connection.session is not None
         said = {"welcome": welcome, "proof": signature}
         self._hub.when_kept(connection.session, partial(self._greet, connection, connection.session, said))
+
+    def _check_proof(self, connection: Connection, key: str, nonce: str, text: str, given: object) -> str:
+        """Return the secret that a client has shown to know; raises Refusal when it has not."""
+        guard, address, now = self._door.guard, connection.visit.address, self._loop.time()
+        if (wait := guard.refused(address, now)) > 0:  # others from there failed since it was let in
+            raise Refusal("wait", too_soon(wait))
+        secret = self._secrets.get(key)
+        if proof.same(given, proof.client_proof(secret or "", connection.nonce, nonce, text)) and secret is not None:
+            guard.passed(address, key)
+            self._door.proved(connection.visit)
+            return secret
+        old = self._revoked.get(key)
+        if old is not None and proof.same(given, proof.client_proof(old, connection.nonce, nonce, text)):
+            raise Refusal("key", revoked(key))  # no guess: it does not count as a failure
+        guard.failed(address, key, now)
+        raise Refusal("key", wrong_key(key[:32]))
 
     def _greet(self, connection: Connection, session: Session, welcome: dict[str, str]) -> None:
         if connection.sid in self._connections and not connection.closing:
@@ -196,12 +246,19 @@ class Server:
         name, wanted, per_worker = hello.get("session"), hello.get("max_workers"), hello.get("max_tasks_per_child")
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
+        sessions = self._hub.sessions
+        if name not in sessions and sum(other.owner == key for other in sessions.values()) >= SESSIONS:
+            raise Refusal(
+                "session",
+                f"access key {key} has {SESSIONS} sessions here already; one ends when its executor is shut down, or "
+                "some minutes after its program has gone",
+            )
         received = hello.get("received", 0)
         connection.received = received if isinstance(received, int) and received >= 0 else 0
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = self._hub.attach(name, key, slots, per_worker)
+            session, resumed = self._hub.attach(name, key, slots, per_worker, str(hello.get("birth", "")))
         except SessionRefused as error:
             raise Refusal("session", str(error)) from None
         connection.session, connection.resumed = session, resumed
@@ -211,6 +268,7 @@ class Server:
         fields = {
             "protocol": proof.PROTOCOL,
             "resumed": resumed,
+            "birth": session.birth,
             "received": session.stream.acknowledgeable,
             "slots": slots,
             "python": platform.python_version(),
@@ -225,12 +283,45 @@ class Server:
             return [None, None]
         return [self._probe.offer(), probe.answer(offer)]
 
+    # -- keys that come and go -----------------------------------------------------------------------
+
+    @property
+    def _secrets(self) -> Mapping[str, str]:
+        return self._keys if isinstance(self._keys, Mapping) else self._keys.secrets()
+
+    def _look(self) -> None:
+        """Now and then: end what keys had begun that are revoked, and connections that say nothing."""
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+        self._door.sweep(None if self._runner is None else self._runner.server)
+        if isinstance(self._keys, Mapping) or (known := self._keys.settled()) is None:
+            return
+        for connection in list(self._connections.values()):
+            session = connection.session
+            if session is None or connection.closing or known.get(connection.key) == connection.secret:
+                continue
+            self._revoked[connection.key] = connection.secret
+            log.warning("access key %s was revoked; its client is disconnected", connection.key[:32])
+            self._refuse(connection, Refusal("key", revoked(connection.key)))
+            if session.send in (None, connection.tap.send):
+                self._hub.end(session)
+        for session in [session for session in self._hub.sessions.values() if session.owner not in known]:
+            self._hub.end(session)
+
+    def _is_old(self, request: web.Request) -> bool:
+        """Whether a websocket's client is on `/`."""
+        if self._front is None:
+            return False
+        for eio_sid, environ in list(self._sio.environ.items()):
+            if environ.get("aiohttp.request") is request:
+                return self._sio.manager.sid_from_eio_sid(eio_sid, OLD_NAMESPACE) is not None
+        return False
+
     # -- sending ----------------------------------------------------------------------------------
 
     def _send(self, connection: Connection, event: str, data: Any) -> None:
         connection.outgoing.append((event, data))
         if connection.sender is None:
-            connection.sender = asyncio.get_running_loop().create_task(self._sending(connection))
+            connection.sender = self._loop.create_task(self._sending(connection))
 
     async def _sending(self, connection: Connection) -> None:
         try:
@@ -262,7 +353,7 @@ class Server:
     def _drop(self, connection: Connection) -> None:
         connection.closing = True
         if connection.sender is None:
-            connection.sender = asyncio.get_running_loop().create_task(self._sending(connection))
+            connection.sender = self._loop.create_task(self._sending(connection))
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection.sid, None)
@@ -270,22 +361,3 @@ class Server:
             connection.deadline.cancel()
         if connection.session is not None:
             self._hub.detach(connection.session, connection.tap.send)
-
-
-def wrong_key(key: str) -> str:
-    """Return why a client's key is not accepted, and the way out."""
-    if not key:
-        return (
-            "no access key was given; set MECA_ACCESS_KEY and MECA_SECRET_KEY, or run as the user whose key file the "
-            "gateway reads"
-        )
-    return f"access key {key!r} is unknown here, or its secret is another one"
-
-
-class Refusal(Exception):
-    """Why a client is not served: a code for its program, a text for its user."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text

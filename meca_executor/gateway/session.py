@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import MecaError
+from ..wire.records import Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ class Session:
     cap: int
     tasks_per_worker: int | None
     stream: Stream
+    birth: str = field(default_factory=lambda: secrets.token_hex(8))  #: one made again under the same name has another
     send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
     opened: bool = False  #: its setup has come
     paused: bool = False
@@ -42,6 +45,13 @@ class Session:
         """Bytes of results that the client has not taken."""
         shared = sum(held.segment.size for held in self.shared.values() if held.segment is not None)
         return self.stream.unacked_bytes + shared
+
+    def released(self, what: int, reference: bytes) -> Held | None:
+        """The client has mapped a result in shared memory, or is done with it: returns what may be used again."""
+        if (held := self.shared.pop(reference, None)) is not None and held.segment is not None:
+            held.segment.close()
+            self.lent[reference] = held
+        return self.lent.pop(reference, None) if what == Release.FREED else None
 
 
 class SessionRefused(MecaError):

@@ -32,7 +32,10 @@ class Websocket:
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
         """Serve one connection to its end."""
-        await self._ws.prepare(environ["aiohttp.request"])
+        try:
+            await self._ws.prepare(environ["aiohttp.request"])
+        except ConnectionError:  # it is gone already
+            return self._ws
         environ[TAP] = self._tap
         await self._handler(self)
         return self._ws

@@ -144,7 +144,7 @@ def _needs(resource: dict[str, Any]) -> dict[str, float] | None:
     """Return the numbers among the resources that there are; `mem` is `memory`. Others were ignored there, too."""
     spelt = {"cpu": "cpu", "mem": "memory", "memory": "memory"}
     numbers = {spelt[key]: value for key, value in resource.items() if key in spelt and isinstance(value, (int, float))}
-    return {name: float(min(value, ENDLESS)) for name, value in numbers.items()} or None
+    return {name: float(max(-ENDLESS, min(value, ENDLESS))) for name, value in numbers.items()} or None
 
 
 def was_refused(args: tuple[Any, ...]) -> bool:

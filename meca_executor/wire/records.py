@@ -47,7 +47,9 @@ class Kind(IntEnum):
     CONTROL = 1  # -, -, -, a JSON object: {"type": ...}
     OPTIONS = 2  # options id, -, -, a JSON object: how tasks with this tag run
     DEFINE = 3  # definition id, Definition, -, what is defined
-    TASKS = 4  # a group: count, options id, definition id (0: in the calls), batch of (task id, 0, 0, call)
+    TASKS = (
+        4  # a group: count, options id, definition id (0: in the calls), batch of (task id, attempts before, 0, call)
+    )
     RESULTS = 5  # task id, Status, microseconds, outcome
     KILL = 6  # task id, -, -, nothing
     ACK = 7  # only the header's acknowledgement counts

@@ -117,13 +117,14 @@ class Segment:
             check(fd)
             os.set_inheritable(fd, False)  # recv_fds leaves it inheritable
             segment = cls(fd)
-            if segment.capacity < size:
-                raise SharedMemoryGone(f"descriptor {fd} has {segment.capacity} bytes of shared memory, not {size}")
-            segment.size = size
-            return segment
         except BaseException:
             os.close(fd)
             raise
+        if segment.capacity < size:
+            segment.close()
+            raise SharedMemoryGone(f"descriptor {fd} has {segment.capacity} bytes of shared memory, not {size}")
+        segment.size = size
+        return segment
 
     def fileno(self) -> int:
         """Return the descriptor, which stays the segment's own.

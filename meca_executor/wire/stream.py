@@ -117,7 +117,7 @@ class Stream:
             self._parts.clear()
             raise StreamBroken(f"a message of more than {self._max_message} bytes")
         if flags & MORE:
-            self._parts.append(part)
+            self._parts += [part] if part else []  # parts without content count for no limit
             self._parts_kind = kind
             return None
         body = b"".join((*self._parts, part)) if self._parts else part

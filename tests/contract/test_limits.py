@@ -232,7 +232,11 @@ def test_options_are_a_view(make: Callable[..., MecaExecutor], room: Room) -> No
     both = strict.options(retry=1)
     with pytest.raises(TaskTimeout):
         both.submit(hang, str(room.folder)).result(LIMIT)
-    results: list[Any] = [pool.submit(tasks.nap, 1.1 * LONG_S, 1), strict.submit(tasks.nap, 0, 2), both.submit(tasks.nap, 0, 3)]
+    results: list[Any] = [
+        pool.submit(tasks.nap, 1.1 * LONG_S, 1),
+        strict.submit(tasks.nap, 0, 2),
+        both.submit(tasks.nap, 0, 3),
+    ]
     assert [future.result(LIMIT) for future in results] == [1, 2, 3]
     assert list(strict.map(abs, [-1, -2], timeout=LIMIT)) == [1, 2]
     assert both.options(timeout=None).submit(tasks.nap, 1.1 * LONG_S, 4).result(LIMIT) == 4

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections, or gathers what goes by."""
+"""A TCP proxy that cuts connections, lets nothing through, or gathers what goes by."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK = 1 << 16
+LOOK_S = 0.05  #: how soon a connection notices that it is to fall silent, or may go on
 
 
 class Proxy:
@@ -30,9 +31,12 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self.port}"
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self._down = False
+        self._silent_to_server = self._silent_to_client = False
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
         self.connections = 0
+        self.refused = 0  #: connections that were ended at once, because the link was down
 
     def _accept(self) -> None:
         while True:
@@ -40,6 +44,10 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._down:
+                client.close()
+                self.refused += 1
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
@@ -58,7 +66,10 @@ class Proxy:
                 pass
 
     def _carry_once(self, client: socket.socket, server: socket.socket) -> bool:
-        ready, _, _ = select.select([client, server], [], [])
+        heard = [*(() if self._silent_to_server else (client,)), *(() if self._silent_to_client else (server,))]
+        ready, _, ended = select.select(heard, [], [client, server] if not heard else [], LOOK_S)
+        if ended or client.fileno() < 0:
+            return False
         for source in ready:
             data = source.recv(CHUNK)
             if source is server and self._gather:
@@ -68,6 +79,19 @@ class Proxy:
                 return False
             (client if source is server else server).sendall(data)
         return True
+
+    def silence(self, *, to_server: bool = True, to_client: bool = True) -> None:
+        """From now on nothing goes through, on old connections and new ones, and nobody is told."""
+        self._silent_to_server, self._silent_to_client = to_server, to_client
+
+    def down(self) -> None:
+        """Drop every connection, and each new one at once, until `up`."""
+        self._down = True
+        self.cut()
+
+    def up(self) -> None:
+        """Let everything through again."""
+        self._down = self._silent_to_server = self._silent_to_client = False
 
     def cut(self) -> None:
         """Drop every connection, at whatever byte it is; new ones are taken."""
@@ -79,6 +103,7 @@ class Proxy:
 
     def close(self) -> None:
         """End it."""
+        self.up()  # a silent connection does not hear that it is cut
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -24,10 +24,10 @@ EXAMPLES = ROOT / "example_containers"
 class Standing:
     """A running gateway."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, log: Path, scheme: str = "http") -> None:
         self.process = process
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{scheme}://127.0.0.1:{port}"
         self._log = log
 
     @property
@@ -59,9 +59,9 @@ def standing_gateway(folder: Path, *words: str, port: int = 0) -> Iterator[Stand
         assert process.stdout
         try:
             ready = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", ready)
+            found = re.search(r"(https?)://[\d.]+:(\d+)", ready)
             assert found, ready + log.read_text()
-            yield Standing(process, int(found[1]), log)
+            yield Standing(process, int(found[2]), log, found[1])
             process.send_signal(signal.SIGTERM)
             assert process.wait(LIMIT) == 0
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import resource
 import signal
 import socket
@@ -34,8 +33,9 @@ PATIENCE = 60.0  #: seconds for a result that has a gateway's restart and the cl
 class Gateways:
     """One gateway after another, on one port and one journal."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, journaled: bool = True) -> None:
         self.folder = folder
+        self._journaled = journaled
         self.journal = folder / "journal.db"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -62,12 +62,14 @@ class Gateways:
             )
         assert self.process.stdout
         ready = self.process.stdout.readline()
-        assert re.search(r"is ready, 2 workers, .*, journal in ", ready), ready + self.log
+        assert "is ready, 2 workers, " in ready, ready + self.log
+        assert (f", journal in {self.journal};" in ready) == self._journaled
 
     def command(self, *words: str) -> list[str]:
         """The command of a gateway with this journal."""
-        own = ["--port", str(self.port), "--workers", "2", "--grace", "20", "--journal", str(self.journal)]
-        return [sys.executable, "-m", "meca_executor.cli", "gateway", *own, *words]
+        own = ["--port", str(self.port), "--workers", "2", "--grace", "20"]
+        journal = ["--journal", str(self.journal)] if self._journaled else []
+        return [sys.executable, "-m", "meca_executor.cli", "gateway", *own, *journal, *words]
 
     def environ(self) -> dict[str, str]:
         """Its environment."""
@@ -362,3 +364,21 @@ def test_a_journal_that_has_its_size(tmp_path: Path) -> None:
 def stay_with(folder: str, number: int, _: bytes) -> int:
     """Stay until the door is open."""
     return stay(folder, number)
+
+
+def test_without_a_journal(tmp_path: Path, room: Room) -> None:
+    """Calls with attempts left are made again by the next gateway; the others fail, each with its own name."""
+    gateways = Gateways(tmp_path, journaled=False)
+    gateways.start()
+    with client_of(gateways) as ex:
+        again = ex.submit(stay, str(room.folder), 1)
+        once = ex.options(retry=1).submit(stay, str(room.folder), 2)
+        room.await_count(2)
+        gateways.kill()
+        gateways.start()
+        with pytest.raises(GatewayLost):
+            once.result(PATIENCE)
+        room.open()
+        assert again.result(PATIENCE) == 1
+    assert Counter(room.entered()) == {"1": 2, "2": 1}
+    assert gateways.end(signal.SIGTERM) == 0

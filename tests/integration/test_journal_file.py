@@ -19,7 +19,7 @@ from tests.helpers.waiting import LIMIT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SESSION = SavedSession("s", "AKIA", 2, None)
+SESSION = SavedSession("s", "AKIA", 2, None, "b1")
 LARGE = b"x" * (BESIDE_BYTES + 1)
 
 
@@ -59,7 +59,7 @@ def test_what_was_written_is_there_again(journal: Journal) -> None:
     journal.received("s", 7)
     journal.sent("s", 3)
     with again(journal) as later:
-        assert later.load() == [SavedSession("s", "AKIA", 2, None, 7, 3)]
+        assert later.load() == [SavedSession("s", "AKIA", 2, None, "b1", 7, 3)]
         assert list(later.entries("s")) == [Entry(1, 4, 10, b"tasks"), Entry(2, 5, 11, LARGE)]
         assert (later.next_row(), later.begin_life()) == (3, 2)
 

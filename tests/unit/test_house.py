@@ -35,6 +35,7 @@ SHELLS = 4
 FLOORS = {
     "errors": GROUND,
     "settings": GROUND,
+    "keys": GROUND,
     "wire": 1,
     "policy": 2,
     "client": 3,

@@ -1,9 +1,8 @@
-"""Settings: what the environment and the user's key file say, and what is wrong with them."""
+"""Settings: what the environment says, and what is wrong with it."""
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,18 @@ import pytest
 from meca_executor import UsageError
 from meca_executor.settings import (
     DESKTOP_ENDPOINT,
+    KEY_LIMIT,
     KeyPair,
     default_key_file,
-    ensure_keys,
+    given_ca_file,
     given_keys,
-    make_keys,
-    read_keys,
     resolve_endpoint,
     setting,
     state_dir,
     without_secrets,
 )
 
+NAMES = ("MECA", "BACKEND", "SORNA")
 ALL_THREE = {"MECA_ENDPOINT": "http://meca", "BACKEND_ENDPOINT": "http://backend", "SORNA_ENDPOINT": "http://sorna"}
 
 
@@ -120,6 +119,39 @@ def test_halves_of_two_pairs_are_no_pair() -> None:
         given_keys({"MECA_ACCESS_KEY": "new", "SORNA_ACCESS_KEY": "old", "SORNA_SECRET_KEY": "old secret"})
 
 
+@pytest.mark.parametrize("prefix", ["MECA_", "BACKEND_", "SORNA_"])
+@pytest.mark.parametrize("wrong", ["two words", "line\nend", "bell\a", "x" * (KEY_LIMIT + 1)])
+@pytest.mark.parametrize("half", ["ACCESS_KEY", "SECRET_KEY"])
+def test_what_cannot_be_a_key_is_refused(prefix: str, half: str, wrong: str) -> None:
+    """The error names the variable, and not what may be a secret."""
+    environ = {prefix + "ACCESS_KEY": "A", prefix + "SECRET_KEY": "S", prefix + half: wrong}
+    with pytest.raises(UsageError, match=f"{prefix}{half} has ") as caught:
+        given_keys(environ)
+    assert wrong not in str(caught.value)
+
+
+def test_keys_of_the_greatest_length() -> None:
+    """The limit itself is allowed."""
+    pair = KeyPair("A" * KEY_LIMIT, "S" * KEY_LIMIT)
+    assert given_keys({"MECA_ACCESS_KEY": pair.access_key, "MECA_SECRET_KEY": pair.secret_key}) == pair
+
+
+def test_the_newest_pair_counts_first() -> None:
+    """MECA_, then BACKEND_, then SORNA_, each with both halves."""
+    environ = {f"{prefix}_{half}_KEY": f"{prefix}-{half}" for prefix in NAMES for half in ("ACCESS", "SECRET")}
+    for prefix in NAMES:
+        assert given_keys(environ) == KeyPair(f"{prefix}-ACCESS", f"{prefix}-SECRET")
+        environ = {name: value for name, value in environ.items() if not name.startswith(prefix)}
+    assert given_keys(environ) is None
+
+
+def test_the_ca_file() -> None:
+    """It is in the environment, or there is none."""
+    assert given_ca_file({}) is None
+    assert given_ca_file({"MECA_CA_FILE": ""}) is None
+    assert given_ca_file({"MECA_CA_FILE": "/ca.pem"}) == "/ca.pem"
+
+
 def test_tasks_do_not_get_our_secrets() -> None:
     """All of the environment but keys under any of the three names."""
     environ = {
@@ -156,81 +188,3 @@ def test_the_state_folder(environ: dict[str, str], folder: Path) -> None:
     """MECA_STATE_DIR, else the platform's place; the key file is in it."""
     assert state_dir(environ) == folder
     assert default_key_file(environ) == folder / "keys"
-
-
-# -- the key file
-
-
-def write(path: Path, text: str, mode: int = 0o600) -> Path:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(mode)
-    return path
-
-
-def test_made_keys_are_of_the_known_shape() -> None:
-    """`AKIA` and 16 characters, and 40 URL-safe ones; never the same."""
-    pairs = [make_keys() for _ in range(50)]
-    assert len(set(pairs)) == 50
-    for access, secret in pairs:
-        assert access.startswith("AKIA")
-        assert len(access) == 20
-        assert access.isalnum()
-        assert len(secret) == 40
-        assert not set(secret) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
-
-
-def test_no_file_is_no_pairs(tmp_path: Path) -> None:
-    """Nothing is made by reading."""
-    assert read_keys(tmp_path / "keys") == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_pairs_are_lines(tmp_path: Path) -> None:
-    """Empty lines and comments do not count, nor do spaces around."""
-    path = write(tmp_path / "keys", "# mine\n\nA1 S1\n   # more\n  A2\tS2  \r\n")
-    assert read_keys(path) == [KeyPair("A1", "S1"), KeyPair("A2", "S2")]
-
-
-@pytest.mark.parametrize("line", ["only-one", "one two three"])
-def test_a_line_that_is_no_pair_is_refused(tmp_path: Path, line: str) -> None:
-    """The error says where, and shows nothing of what may be a secret."""
-    path = write(tmp_path / "keys", f"# first\nA1 S1\n{line}\n")
-    with pytest.raises(UsageError, match="line 3: expected an access key and a secret key") as caught:
-        read_keys(path)
-    assert str(path) in str(caught.value)
-    assert line not in str(caught.value)
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    """The error says what to run."""
-    path = write(tmp_path / "keys", "A1 S1\n", mode)
-    with pytest.raises(UsageError, match=f"run: chmod 600 {path}"):
-        read_keys(path)
-
-
-def test_keys_are_made_once(tmp_path: Path) -> None:
-    """A file with one pair, for this user alone, in a folder of the same kind; from then on it is read."""
-    path = tmp_path / "state" / "meca" / "keys"
-    (pair,) = ensure_keys(path)
-    assert ensure_keys(path) == read_keys(path) == [pair]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
-
-
-@pytest.mark.parametrize("text", ["", "\n", "# my keys, later\n", "# my keys, later", "   "])
-def test_a_file_without_a_pair_gets_one(tmp_path: Path, text: str) -> None:
-    """What was written in it stays."""
-    path = write(tmp_path / "keys", text)
-    pairs = ensure_keys(path)
-    assert len(pairs) == 1
-    assert read_keys(path) == pairs
-    assert path.read_text(encoding="utf-8").startswith(text)
-
-
-def test_a_files_pairs_are_taken_as_they_are(tmp_path: Path) -> None:
-    """No pair is added to those that are there."""
-    path = write(tmp_path / "keys", "A1 S1\nA2 S2\n")
-    assert ensure_keys(path) == [KeyPair("A1", "S1"), KeyPair("A2", "S2")]
-    assert path.read_text(encoding="utf-8") == "A1 S1\nA2 S2\n"

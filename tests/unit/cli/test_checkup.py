@@ -6,6 +6,7 @@ import pytest
 
 from meca_executor import GatewayRefused, GatewayUnreachable, ProtocolMismatch, UsageError
 from meca_executor.cli._checkup import mend_connection, one_line, origin, package, python, within
+from meca_executor.client.tls import UntrustedGateway
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,18 @@ def test_every_failure_to_connect_says_how_to_mend_it() -> None:
     assert "same version" in mend_connection(ProtocolMismatch("no"), url, "--endpoint")
     assert "leave MECA_ENDPOINT out" in mend_connection(GatewayUnreachable("no"), url, "MECA_ENDPOINT")
     assert "this machine" in mend_connection(GatewayUnreachable("no"), None, "default")
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("not believed: self-signed certificate", "set MECA_CA_FILE"),
+        ("not believed: expired (not a matter of MECA_CA_FILE)", "valid now"),
+        ("cannot agree on TLS", "begins with http://"),
+    ],
+)
+def test_a_certificate_that_is_not_believed_says_how_to_mend_it(text: str, mend: str) -> None:
+    assert mend in mend_connection(UntrustedGateway(text), "https://a:1", "MECA_ENDPOINT")
 
 
 def test_one_line() -> None:

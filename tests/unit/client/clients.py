@@ -29,7 +29,8 @@ class Client:
     """A ledger and its tasks, numbered as an executor numbers them."""
 
     def __init__(self, slots: int = 2, window: int = 10**6, window_bytes: int = 1 << 40) -> None:
-        self.ledger = Ledger(Credit(slots, window, window_bytes))
+        self.time = 0.0  #: of day, as the ledger has it
+        self.ledger = Ledger(Credit(slots, window, window_bytes), "http://here:1", lambda: self.time)
         self._numbers = itertools.count(1)
 
     def add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from hypothesis import settings
@@ -29,9 +29,9 @@ MANY, ONCE, UNKNOWN = 0, 1, 2  #: options ids: three attempts, one, and as many 
 OPTIONS = encode([(MANY, 0, 0, b'{"attempts": 3}'), (ONCE, 0, 0, b'{"attempts": 1}'), (UNKNOWN, 0, 0, b"{}")])
 
 
-def tasks(tag: int, ids: Iterable[int]) -> bytes:
-    """The body of a message with one group of tasks."""
-    calls = [(id_, 0, 0, b"call") for id_ in ids]
+def tasks(tag: int, ids: Iterable[int], before: dict[int, int]) -> bytes:
+    """The body of a message with one group of tasks, which had so many attempts before."""
+    calls = [(id_, before.get(id_, 0), 0, b"call") for id_ in ids]
     return encode([(len(calls), tag, 0, encode(calls))])
 
 
@@ -53,8 +53,8 @@ class Gateway:
         self.entries[row] = Entry(row, what, number, body)
         return row
 
-    def submit(self, tag: int, ids: list[int]) -> None:
-        row = self.add(Kind.TASKS, tasks(tag, ids))
+    def submit(self, tag: int, ids: list[int], **before: int) -> None:
+        row = self.add(Kind.TASKS, tasks(tag, ids, {int(id_): count for id_, count in before.items()}))
         self.books.tasks(row, ids)
 
     def start(self, ids: list[int]) -> None:
@@ -142,10 +142,13 @@ def test_an_attempt_of_the_clients_counts() -> None:
     gateway.submit(MANY, [1, 2])
     gateway.start([1])
     gateway.fetch(gateway.end([1], Status.DIED))
-    gateway.submit(MANY, [1])
+    gateway.submit(MANY, [1], **{"1": 1})
     assert sorted(to_run(gateway.history())) == [1, 2]
     gateway.start([1])
-    assert gateway.history().used[1] >= 2
+    assert gateway.history().used == {1: 2}
+    gateway = gateway.next()
+    gateway.start([1])
+    assert lost(gateway.history()) == {1: 3}
 
 
 def test_a_killed_task_is_killed_again() -> None:
@@ -182,6 +185,8 @@ class Life(RuleBasedStateMachine):
         self.lost: dict[int, int] = {}  # the client knows that its attempt was lost, and may send it again
         self.ended: list[tuple[int, list[int], int]] = []  # outcomes on their way: entry, tasks, status
         self.tags: dict[int, int] = {}
+        self.before: Counter[int] = Counter()  # attempts before the present one, as the client counts
+        self.begun: defaultdict[int, set[int]] = defaultdict(set)  # lives in which the present one was begun
 
     @rule(tag=st.sampled_from([MANY, ONCE, UNKNOWN]), count=st.integers(1, 4))
     def submit(self, tag: int, count: int) -> None:
@@ -195,7 +200,7 @@ class Life(RuleBasedStateMachine):
         id_ = data.draw(st.sampled_from(sorted(self.lost)))
         tag = self.lost.pop(id_)
         others = [next(self.numbers)]
-        self.gateway.submit(tag, [id_, *others])
+        self.gateway.submit(tag, [id_, *others], **{str(id_): self.before[id_]})
         self.open.update(dict.fromkeys([id_, *others], tag))
 
     def some_open(self, data: st.DataObject) -> list[int]:
@@ -204,7 +209,10 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        self.gateway.start(self.some_open(data))
+        ids = self.some_open(data)
+        self.gateway.start(ids)
+        for id_ in ids:
+            self.begun[id_].add(self.gateway.life)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), status=st.sampled_from([Status.OK, Status.DIED]))
@@ -213,6 +221,7 @@ class Life(RuleBasedStateMachine):
         self.ended.append((self.gateway.end(ids, status), ids, status))
         for id_ in ids:
             self.tags[id_] = self.open.pop(id_)
+            self.before[id_] += len(self.begun.pop(id_, {0}))  # as the client will count
 
     @precondition(lambda self: self.ended)
     @rule()
@@ -228,7 +237,10 @@ class Life(RuleBasedStateMachine):
         history = self.gateway.history()
         again, over = to_run(history), lost(history)
         assert Counter(again + list(over)) == Counter(self.open.keys())
+        made = {id_: self.before[id_] + len(self.begun[id_]) for id_ in self.open if self.begun.get(id_)}
+        assert history.used == made
         assert all(self.open[id_] != MANY or used >= 3 for id_, used in over.items())
+        assert all(self.open[id_] == MANY and made[id_] < 3 for id_ in again if id_ in made)
         assert not {id_ for id_ in again if self.open[id_] != MANY} & history.used.keys()
         self.gateway = self.gateway.next()
         if over:
@@ -236,6 +248,8 @@ class Life(RuleBasedStateMachine):
             self.ended.append((row, list(over), Status.LOST))
             for id_ in over:
                 self.tags[id_] = self.open.pop(id_)
+                self.before[id_] = over[id_]
+                del self.begun[id_]
 
     @invariant()
     def what_is_not_fetched_is_there(self) -> None:

@@ -294,7 +294,7 @@ async def test_a_session_belongs_to_its_key() -> None:
     client = Client()
     with pytest.raises(SessionRefused, match="belongs to another access key"):
         client.hub.attach("s", "you", 1, None)
-    again, resumed = client.hub.attach("s", "me", 1, None)
+    again, resumed = client.hub.attach("s", "me", 1, None, client.session.birth)
     assert again is client.session
     assert resumed
 
@@ -312,7 +312,7 @@ async def test_outcomes_wait_while_the_link_is_down() -> None:
     for _ in range(PATIENCE):
         await asyncio.sleep(0)
     assert client.outcomes() == {}
-    session, resumed = client.hub.attach("s", "me", 2, None)
+    session, resumed = client.hub.attach("s", "me", 2, None, client.session.birth)
     assert resumed
     client.hub.connect(session, client.frames.append, client.stream.received)
     assert client.outcomes() == {1: (Status.REPLY, b"X")}
@@ -334,3 +334,20 @@ async def test_goodbye_ends_a_session() -> None:
     assert client.containers.running == 0
     _, resumed = client.hub.attach("s", "you", 1, None)
     assert not resumed
+
+
+@in_a_loop
+async def test_a_session_of_another_birth_is_a_new_one() -> None:
+    """Its client never had the welcome to the one that is there, so nothing in it is the client's."""
+    client = Client()
+    first = client.session
+    session, resumed = client.hub.attach("s", "me", 2, None, "another")
+    assert (session is first, resumed) == (False, False)
+    assert session.birth != first.birth
+    # What is late of the first one's connection touches nothing.
+    client.hub.detach(first, client.frames.append)
+    client.hub.end(first)
+    client.hub.on_frame(first, b"garbage")
+    assert client.hub.sessions == {"s": session}
+    again, resumed = client.hub.attach("s", "me", 2, None, session.birth)
+    assert (again, resumed) == (session, True)

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import tenacity
+import tenacity.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from meca_executor import (
     AttemptLost,
     ContainerFailed,
     GatewayLost,
+    InitializerFailed,
     NoHostFits,
     TaskFailed,
     TaskKilled,
@@ -150,12 +152,13 @@ def test_stops_and_waits(policy: object, attempt: int, ago: float, decision: flo
     [
         (ValueError("bad luck"), None, AGAIN),
         (KeyError("no"), None, STANDS),
-        (WorkerDied("lost"), None, STANDS),
+        (WorkerDied("lost"), None, AGAIN),
+        (container_lost(), None, AGAIN),
         (None, 7, STANDS),
     ],
 )
 def test_retry_if_exception_type(outcome: BaseException | None, result: object, decision: float | None) -> None:
-    """A retry object alone says what is tried again."""
+    """A retry object says what else is tried again; lost attempts always are (DESIGN rule 3)."""
     assert decide(tenacity.retry_if_exception_type(ValueError), 1, outcome, result) == decision
 
 
@@ -171,13 +174,59 @@ def test_retry_if_exception_type(outcome: BaseException | None, result: object, 
         (tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_result(bool), None, 1, AGAIN),
         (tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_result(bool), OSError(), None, AGAIN),
         (tenacity.retry_always, None, 1, AGAIN),
-        (tenacity.retry_never, WorkerDied("lost"), None, STANDS),
     ],
 )
 def test_retry_objects(policy: object, outcome: BaseException | None, result: object, decision: float | None) -> None:
     """Tenacity's conditions over results and exceptions, alone and combined."""
     assert decide(policy, 1, outcome, result) == decision
     assert RetryPolicy.of(policy).looks_at_results
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        1,
+        (1, tenacity.wait_fixed(1), tenacity.retry_always),
+        tenacity.stop_after_attempt(1),
+        tenacity.stop_after_attempt(0),
+        (tenacity.stop_after_attempt(1) | tenacity.stop_after_delay(60), tenacity.retry_always),
+        tenacity.retry_never,
+        (5, tenacity.retry_never),
+        tenacity.Retrying(stop=tenacity.stop_after_attempt(1)),
+    ],
+    ids=str,
+)
+def test_never_again(policy: object) -> None:
+    """However that is said it is one attempt, for lost ones too, and a gateway can be told so."""
+    for outcome in (*LOST, *NOT_LOST, None):
+        assert decide(policy, 1, outcome) is STANDS
+    assert RetryPolicy.of(policy) == RetryPolicy.of(1)
+    assert not RetryPolicy.of(policy).looks_at_results
+
+
+@pytest.mark.parametrize(
+    ("policy", "attempts", "stops"),
+    [
+        (tenacity.stop_after_attempt(4), 4, False),
+        ((tenacity.stop_after_attempt(4), 9), 4, False),
+        (tenacity.stop_after_delay(60) | tenacity.stop_after_attempt(4), 4, True),
+        ((tenacity.stop_after_attempt(4), tenacity.stop_after_attempt(3)), 3, False),
+        (tenacity.stop_after_delay(60), None, True),
+        (tenacity.stop_after_attempt(4) & tenacity.stop_after_delay(60), None, True),
+        (tenacity.stop_never, None, True),
+    ],
+)
+def test_a_stop_that_is_a_number_is_known_as_one(policy: object, attempts: int | None, stops: bool) -> None:
+    """So that a gateway can count, too."""
+    policy = RetryPolicy.of(policy)
+    assert (policy.attempts, policy.stop is not None) == (attempts, stops)
+
+
+@pytest.mark.parametrize("error", [TaskKilled("by the user"), InitializerFailed("it raised")])
+@pytest.mark.parametrize("policy", [tenacity.retry_always, tenacity.retry_if_exception_type()], ids=str)
+def test_what_was_ended_on_purpose_is_not_tried_again(policy: object, error: BaseException) -> None:
+    """`kill()` ends a task, and nothing runs where the initializer raised, whatever a retry object says."""
+    assert decide((policy, tenacity.stop_never), 1, error) is STANDS
 
 
 def test_a_retry_object_alone_keeps_the_number_of_attempts() -> None:
@@ -207,8 +256,52 @@ def test_a_number_beside_a_stop_counts_too() -> None:
     assert decide(policy, 2, WorkerDied("lost"), ago=61.0) is STANDS
 
 
+def test_several_stops_each_end_it() -> None:
+    """Whichever comes first, as with tenacity's own `|`."""
+    policy = (tenacity.stop_after_delay(60), tenacity.stop_after_attempt(4), tenacity.stop_before_delay(50))
+    assert decide(policy, 3, WorkerDied("lost")) == AGAIN
+    assert decide(policy, 4, WorkerDied("lost")) is STANDS
+    assert decide(policy, 1, WorkerDied("lost"), ago=61.0) is STANDS
+    assert decide((*policy, tenacity.wait_fixed(20)), 1, WorkerDied("lost"), ago=31.0) is STANDS
+    assert decide((7, *policy, 2), 2, WorkerDied("lost")) is STANDS
+
+
+def test_several_retry_objects_each_go_on() -> None:
+    """As with tenacity's own `|`."""
+    policy = (tenacity.retry_if_exception_type(OSError), tenacity.retry_if_result(lambda result: result is None))
+    assert decide(policy, 1, OSError()) == decide(policy, 1, None, None) == AGAIN
+    assert decide(policy, 1, ValueError()) is STANDS
+    assert decide(policy, 1, None, 1) is STANDS
+
+
+def test_two_waits_are_refused() -> None:
+    """They might be meant to be added up or to follow each other; the error tells both ways out."""
+    with pytest.raises(UsageError, match=r"has 2 waits; add them up with \+, or use wait_chain"):
+        RetryPolicy.of((tenacity.wait_fixed(1), tenacity.wait_random(0, 1)))
+    both = tenacity.wait_fixed(1) + tenacity.wait_fixed(2)
+    assert decide((both, 5), 4, WorkerDied("lost")) == 3.0
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan")])
+def test_a_wait_is_at_least_none(delay: float) -> None:
+    """Whatever a user's own object says."""
+    assert decide(tenacity.wait_fixed(delay), 1, WorkerDied("lost")) == AGAIN
+
+
+def test_an_asynchronous_condition_is_refused() -> None:
+    """Nobody would await it, and a coroutine counts as true."""
+
+    async def soon(error: BaseException) -> bool:
+        return False
+
+    with pytest.raises(UsageError, match="is asynchronous, and nobody awaits it here"):
+        RetryPolicy.of((tenacity.asyncio.retry_if_exception(soon), 5))
+    with pytest.raises(UsageError, match="is asynchronous"):
+        RetryPolicy.of(tenacity.AsyncRetrying(stop=soon))  # type: ignore[arg-type]
+
+
 def test_a_whole_retrying_object_is_taken_apart() -> None:
-    """Its stop, wait and retry count, with tenacity's own defaults."""
+    """Its stop, wait and retry count, with tenacity's own defaults; lost attempts are made again all the same."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(2),
         wait=tenacity.wait_fixed(4),
@@ -216,7 +309,9 @@ def test_a_whole_retrying_object_is_taken_apart() -> None:
     )
     assert decide(retrying, 1, OSError()) == 4.0
     assert decide(retrying, 2, OSError()) is STANDS
-    assert decide(retrying, 1, WorkerDied("lost")) is STANDS
+    assert decide(retrying, 1, ValueError()) is STANDS
+    assert decide(retrying, 1, WorkerDied("lost")) == 4.0
+    assert decide(retrying, 2, WorkerDied("lost")) is STANDS
     assert decide(tenacity.Retrying(), 10**6, ValueError()) == AGAIN
 
 
