@@ -360,8 +360,7 @@ class Hub:
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
         for session_id, batches in outbox.items():
-            session = self.sessions.get(session_id)
-            if session is not None:
+            if (session := self.sessions.get(session_id)) is not None:
                 for kind, alike in itertools.groupby(batches, itemgetter(0)):
                     batch = b"".join([batch for _, batch in alike])
                     self._keeper.report(session, kind, batch, partial(self._transmit, session))
@@ -394,6 +393,7 @@ class Hub:
 
     async def close(self) -> None:
         """End all workers and containers, and wait until they are gone; sessions live on in a journal."""
+        self._flush()  # the last outcomes are written down, too
         await self._keeper.close()
         for session in list(self.sessions.values()):
             self.end(session)
