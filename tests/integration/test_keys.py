@@ -231,6 +231,7 @@ def test_connections_without_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (door.UNPROVED, door.PROOF_S) == (256, 10.0)
     monkeypatch.setattr(door, "UNPROVED", 3)
     monkeypatch.setattr(door, "PROOF_S", 1.0)
+    monkeypatch.setattr(server, "PING_S", 10 * LIMIT)  # which would end them, too
 
     async def test() -> None:
         async with own_gateway({"A": "S"}) as url, aiohttp.ClientSession() as session:
