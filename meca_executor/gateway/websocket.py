@@ -30,12 +30,12 @@ class Websocket:
         self._ws = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False)
         self._tap = Tap(self._ws)
 
-    async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
+    async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
         """Serve one connection to its end."""
         try:
             await self._ws.prepare(environ["aiohttp.request"])
-        except ConnectionError:  # it is gone already
-            return self._ws
+        except ConnectionError:  # it is gone already, and aiohttp notices with any answer
+            return web.Response()
         environ[TAP] = self._tap
         await self._handler(self)
         return self._ws

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,3 +97,18 @@ def test_state_tells_of_the_link(gateway: Standing) -> None:
         assert ex.submit(abs, -2).result(LIMIT) == 2
         ex.shutdown()
         assert ex.state == "closed"
+
+
+def test_clients_that_are_gone_at_once(gateway: Standing) -> None:
+    """Reset between the request and the websocket's upgrade: the gateway's log has nothing of it."""
+    request = (
+        b"GET /socket.io/?transport=websocket&EIO=4 HTTP/1.1\r\nHost: x\r\n"
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(request)
+    with MecaExecutor(gateway.url) as ex:
+        assert ex.submit(abs, -1).result(LIMIT) == 1
+    assert gateway.log == ""
