@@ -103,7 +103,8 @@ def test_clients_that_are_gone_at_once(gateway: Standing) -> None:
     """Reset between the request and the websocket's upgrade: the gateway's log has nothing of it."""
     request = (
         b"GET /socket.io/?transport=websocket&EIO=4 HTTP/1.1\r\nHost: x\r\n"
-        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     for _ in range(300):
         with socket.create_connection(("127.0.0.1", gateway.port)) as client:
