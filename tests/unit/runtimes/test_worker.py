@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from dataclasses import dataclass
 
@@ -61,11 +63,15 @@ def test_an_exception_that_cannot_travel_is_a_failure() -> None:
 
 def test_a_call_of_no_bytes_is_a_failed_call() -> None:
     """A proved client may send anything; it costs that call and not the worker."""
+    handle = board.make_file()
+    page = board.map_board(handle)
+    os.close(handle)
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        worker = Worker(theirs, board.map_board(board.make_file()))
+    with ours, theirs, contextlib.closing(page):
+        worker = Worker(theirs, page)
         worker._run_group(1, NO_DEFINITION, [(5, 0, 0, b"")])
         _, kind = PREFIX.unpack(ours.recv(PREFIX.size))
         ((task, status, _, _),) = decode(ours.recv(1 << 16)[SUMMARY.size :])
+        worker._pipe.close()
     assert (kind, task) == (Kind.RESULTS, 5)
     assert status in (Status.RAISED, Status.FAILED)
