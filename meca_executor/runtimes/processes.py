@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..wire.payloads import held_by
 from ..wire.records import Kind, Outcomes, Status, decode, encode
 from ..wire.segments import Segment, size_of
-from . import board as page
+from .board import Board, Look, make_file
 from .pipe import SUMMARY, Reader, framed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Processes:
     def revoke(self, worker: int, start: int, stop: int) -> None:
         """Tell it to leave ordinals start .. stop - 1 alone."""
         if process := self._workers.get(worker):
-            page.revoke(process.board, start, stop)
+            process.board.revoke(start, stop)
 
     def stop(self, worker: int) -> None:
         """Let it end after what it has been sent; it is killed if it takes long."""
@@ -129,13 +129,13 @@ class Process:
         self._ending = False
         self._flushes = 0  # outboxes received
         self._taken = 0  # bytes of the present outbox that a look took
-        self._last_look = page.Look(0, 0.0, 0, 0)
+        self._last_look = Look(0, 0.0, 0, 0)
         self._read_bytes = READ_FIRST_BYTES
         self._handles: deque[int] = deque()  # descriptors that came, for the messages that tell of them
         self._reader = Reader(self._on_message)
-        handle = page.make_file()
+        handle = make_file()
         try:
-            self.board = page.map_board(handle)
+            self.board = Board.of(handle)
             self._sock, theirs = socket.socketpair()
             with theirs:
                 self._popen = start_interpreter(theirs.fileno(), handle, environ, descriptors)
@@ -285,16 +285,16 @@ class Process:
 
     def look(self) -> None:
         """Report what runs; take results that have stood in the outbox since the last look."""
-        seen, last = page.look(self.board), self._last_look
+        seen, last = self.board.look(), self._last_look
         self._last_look = seen
         if seen.filled and (seen.generation, seen.filled) == (last.generation, last.filled):
             self._take(seen)
         self._events.on_look(self.number, seen.started, seen.since)
 
-    def _take(self, seen: page.Look) -> None:
+    def _take(self, seen: Look) -> None:
         # A flush that is on its way brings this outbox anyway; then nothing is taken here.
         if seen.generation == self._flushes and seen.filled > self._taken:
-            if (records := page.outbox(self.board, seen)) is None:
+            if (records := self.board.outbox(seen)) is None:
                 return
             batch = records[self._taken :]
             self._taken = seen.filled
@@ -337,7 +337,7 @@ class Process:
         with contextlib.suppress(OSError):
             while (data := self._receive()) and self._fed(data):
                 pass
-        seen = page.look(self.board)
+        seen = self.board.look()
         self._take(seen)
         for stream in self._streams:
             self._drain(stream, to_end=True)

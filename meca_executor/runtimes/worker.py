@@ -25,14 +25,13 @@ from ..wire.parcels import SHARED
 from ..wire.payloads import Held, dump
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
 from ..wire.segments import Segment, map_segment
-from . import board as page
+from .board import FILLED, GENERATION, OUTBOX_AT, OUTBOX_BYTES, REVOKED_FROM, REVOKED_TO, Board
 from .initializer import load
 from .initializer import run as run_initializer
 from .lifeline import die_with_parent
 from .pipe import PREFIX, SUMMARY, framed
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable
 
     from ..wire.records import Record
@@ -47,7 +46,7 @@ Outcome = tuple[int, bytes]  #: a status, with flags; and the payload
 class Outbox:
     """Results on their way out; what is not sent yet stands on the board."""
 
-    def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
+    def __init__(self, sock: socket.socket, board: Board) -> None:
         self._sock = sock
         self._lent: dict[bytes, Segment] = {}
         self.lender = Lender()
@@ -63,19 +62,19 @@ class Outbox:
         if type(payload) is Held:
             self._put_shared(task, status, micros, payload)
             return
-        if self._filled + size > page.OUTBOX_BYTES:
+        if self._filled + size > OUTBOX_BYTES:
             self.flush()
         header = pack_header(task, status, micros, len(payload))
-        if size > page.OUTBOX_BYTES:
+        if size > OUTBOX_BYTES:
             self._sock.sendall(PREFIX.pack(SUMMARY.size + size, Kind.LARGE) + SUMMARY.pack(micros, 1, 1) + header)
             self._sock.sendall(payload)
             return
-        at = page.OUTBOX_AT + self._filled
-        self._board[at : at + size] = header + payload
+        at = OUTBOX_AT + self._filled
+        self._board.bytes[at : at + size] = header + payload
         self._filled += size
         self._count += 1
         self._micros += micros
-        page.pack_u64(self._board, 40, self._filled)
+        self._board.words[FILLED] = self._filled
 
     def _put_shared(self, task: int, status: int, micros: int, payload: Held) -> None:
         """Send an outcome whose payload is in shared memory, and the memory's descriptor with it."""
@@ -107,15 +106,15 @@ class Outbox:
         """Send what is there."""
         self.flushed_at = time.monotonic()
         if self._filled:
-            batch = self._board[page.OUTBOX_AT : page.OUTBOX_AT + self._filled]
+            batch = self._board.bytes[OUTBOX_AT : OUTBOX_AT + self._filled]
             summary = SUMMARY.pack(self._micros, self._count, self._plain)
             self._sock.sendall(PREFIX.pack(SUMMARY.size + len(batch), Kind.RESULTS) + summary + batch)
             self._filled = self._count = self._micros = 0
             self._plain = True
             self._generation += 1
             # Emptied first: a look in between sees an empty outbox, never an old one as new.
-            page.pack_u64(self._board, 40, 0)
-            page.pack_u64(self._board, 32, self._generation)
+            self._board.words[FILLED] = 0
+            self._board.words[GENERATION] = self._generation
 
     def fail_setup(self, text: str) -> None:
         """Say that nothing can run here."""
@@ -125,7 +124,7 @@ class Outbox:
 class Worker:
     """The loop and what it needs."""
 
-    def __init__(self, sock: socket.socket, board: mmap.mmap) -> None:
+    def __init__(self, sock: socket.socket, board: Board) -> None:
         self._lender: Lender | None = None  #: of memory for results, where this machine is the client's, too
         self._pipe = sock.makefile("rb", buffering=1 << 18)
         self._board = board
@@ -186,16 +185,15 @@ class Worker:
         return True
 
     def _run_group(self, ordinal: int, reference: int, calls: list[Record]) -> None:
-        outbox, board, monotonic = self.outbox, self._board, time.monotonic
+        outbox, start, words, monotonic = self.outbox, self._board.start, self._board.words, time.monotonic
         for task, _, _, call in calls:
             now = monotonic()
             if now - outbox.flushed_at > FLUSH_S:
                 outbox.flush()
             ordinal += 1
             # First this, then that look: an owner that revokes sees either a start or a skip, never neither.
-            page.pack_start(board, 0, ordinal, now)
-            revoked_from, revoked_to = page.unpack_pair(board, 16)
-            if revoked_from < ordinal <= revoked_to:
+            start(ordinal, now)
+            if words[REVOKED_FROM] < ordinal <= words[REVOKED_TO]:
                 outbox.skip(task)
                 continue
             status, payload = self._run(reference, call) if call[:1] != _SHARED else self._run_shared(reference, call)
@@ -286,7 +284,7 @@ def main(sock_fd: int, board_fd: int, owner: int, descriptors: int) -> None:
         stream.reconfigure(  # type: ignore[union-attr]
             line_buffering=True, write_through=False, encoding="utf-8", errors="backslashreplace"
         )
-    board = page.map_board(board_fd)
+    board = Board.of(board_fd)
     os.close(board_fd)
     with socket.socket(fileno=sock_fd) as sock:
         os.set_inheritable(sock_fd, False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meca_executor.runtimes import board as page
+from meca_executor.runtimes.board import BOARD_BYTES, OUTBOX_BYTES, Board
 from meca_executor.runtimes.pipe import SUMMARY, Reader
 from meca_executor.runtimes.worker import Outbox
 from meca_executor.wire.records import HEADER_BYTES, Kind, Outcomes, Record, Status, decode, encode
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 quickly = settings(database=None, deadline=None, derandomize=True, max_examples=100)
 
-FULL = page.OUTBOX_BYTES - HEADER_BYTES  #: bytes of the largest payload that fits
+FULL = OUTBOX_BYTES - HEADER_BYTES  #: bytes of the largest payload that fits
 SIZES = st.sampled_from([0, 1, 1000, FULL // 2, FULL - 1, FULL, FULL + 1, 2 * FULL])
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "skip", "flush"]), SIZES, st.integers(0, 10**6)))
 
@@ -34,14 +34,14 @@ class Wire:
         self._reader.feed(data)
 
 
-def outbox_on(wire: Wire) -> tuple[Outbox, mmap.mmap]:
-    board = mmap.mmap(-1, page.BOARD_BYTES)
+def outbox_on(wire: Wire) -> tuple[Outbox, Board]:
+    board = Board(mmap.mmap(-1, BOARD_BYTES))
     return Outbox(cast("socket.socket", wire), board), board
 
 
-def standing(board: mmap.mmap) -> list[Record]:
+def standing(board: Board) -> list[Record]:
     """Return what stands on the board, as an owner sees it."""
-    return decode(page.outbox(board, page.look(board)) or b"")
+    return decode(board.outbox(board.look()) or b"")
 
 
 @quickly
@@ -64,12 +64,12 @@ def test_what_is_put_in_goes_out_once_and_in_order(steps: list[tuple[str, int, i
         sent: list[Any] = [record for _, batch in wire.messages for record in decode(batch[SUMMARY.size :])]
         assert sent + standing(board) == expected
     generation = sum(kind is Kind.RESULTS for kind, _ in wire.messages)
-    assert page.look(board).generation == generation
+    assert board.look().generation == generation
     for kind, batch in wire.messages:
         micros, count, plain = SUMMARY.unpack_from(batch)
         records = batch[SUMMARY.size :]
         assert Outcomes.of(records)[:4] == (records, count, micros, bool(plain))
-        assert kind is (Kind.LARGE if len(records) > page.OUTBOX_BYTES else Kind.RESULTS)
+        assert kind is (Kind.LARGE if len(records) > OUTBOX_BYTES else Kind.RESULTS)
 
 
 def test_nothing_is_not_sent() -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from meca_executor.runtimes import board
+from meca_executor.runtimes.board import Board, make_file
 from meca_executor.runtimes.pipe import PREFIX, SUMMARY
 from meca_executor.runtimes.worker import Worker, raised
 from meca_executor.wire.calls import NO_DEFINITION, load_exception
@@ -63,8 +63,8 @@ def test_an_exception_that_cannot_travel_is_a_failure() -> None:
 
 def test_a_call_of_no_bytes_is_a_failed_call() -> None:
     """A proved client may send anything; it costs that call and not the worker."""
-    handle = board.make_file()
-    page = board.map_board(handle)
+    handle = make_file()
+    page = Board.of(handle)
     os.close(handle)
     ours, theirs = socket.socketpair()
     with ours, theirs, contextlib.closing(page):
