@@ -381,7 +381,8 @@ class Hub:
         """
         if self.durable:
             for session in self.sessions.values():
-                self._do(self._broker.pause(session.id, True))
+                if session.opened:
+                    self._do(self._broker.pause(session.id, True))
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())

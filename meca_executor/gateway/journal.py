@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -205,8 +206,8 @@ class Journal:
         self.do("UPDATE sessions SET seen=? WHERE id=?", time.time(), session)
 
     def received(self, session: str, number: int) -> None:
-        """Its client's frames up to this one need not come again."""
-        self.do("UPDATE sessions SET received=? WHERE id=?", number, session)
+        """Its client is there, and its frames up to this one need not come again."""
+        self.do("UPDATE sessions SET received=?, seen=? WHERE id=?", number, time.time(), session)
 
     def sent(self, session: str, number: int) -> None:
         """Frames of results up to this one are written down."""
@@ -243,7 +244,7 @@ class Journal:
     def _drop(self, row: int) -> None:
         if row in self._files:
             self._files.discard(row)
-            self.then((self._folder / str(row)).unlink)
+            self.then(partial((self._folder / str(row)).unlink, missing_ok=True))
 
     @property
     def full(self) -> str | None:
