@@ -12,22 +12,21 @@ import logging
 import time
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..policy.placement import why_never
-from ..wire import proof
-from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
+from ..wire.records import Definition, Kind, encode
 from ..wire.stream import Message
 from .calls import ContainerCalls
+from .intake import Intake
 from .keeper import Volatile
 from .session import Session, SessionRefused
-from .tasks import Forget, Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
+from .tasks import Forget, Instruction, Kill, Report, Revoke, Run, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..wire.payloads import Held
-    from ..wire.records import Outcomes
+    from ..wire.records import Outcomes, Status
     from .books import History
     from .broker import Broker
     from .journal import SavedSession
@@ -57,10 +56,9 @@ class Hub:
         self.sessions: dict[str, Session] = {}
         self._broker = broker
         self._keeper = keeper or Volatile()
-        self.calls = ContainerCalls(containers, self._report, self._keeper)
+        self.calls = ContainerCalls(containers, self.report, self._keeper)
+        self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting)
         self._workers: WorkerRuntime
-        self._capacity = capacity  #: what this host has of each resource
-        self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
         self._looking = False
@@ -69,7 +67,7 @@ class Hub:
     def start(self, workers: WorkerRuntime, count: int) -> None:
         """Take the runtime into service and start `count` workers."""
         self._workers = workers
-        self._do(self._broker.prepare(count))
+        self.do(self._broker.prepare(count))
 
     # -- sessions ---------------------------------------------------------------------------------
 
@@ -126,9 +124,9 @@ class Hub:
         session.expiry = self._loop.call_later(self._resume_s, self.end, session)
         left = history.left()
         for kind, body in left.messages:
-            self._on_message(session, Message(kind, body))
+            self._intake.act(session, Message(kind, body))
         if left.lost:
-            self._report(session.id, left.lost)
+            self.report(session.id, left.lost)
 
     def detach(self, session: Session, send: Callable[[bytes], None]) -> None:
         """The connection is gone; the session waits for the client to come back."""
@@ -158,7 +156,7 @@ class Hub:
             session.expiry.cancel()
         for call in list(session.calls.values()):
             call.cancel()
-        self._do(self._broker.close(session.id))
+        self.do(self._broker.close(session.id))
         self._keeper.ended(session)
 
     # -- from the client --------------------------------------------------------------------------
@@ -174,23 +172,14 @@ class Hub:
         message = session.stream.receive(frame)
         self._keeper.acknowledged(session)
         if message is not None:
-            self._take(session, message)
+            self._intake.take(session, message)
         if session.stream.ack_due:
             self._transmit(session, session.stream.acknowledge())
         else:
             self._acknowledge_soon(session)
         if session.paused and session.unfetched < PAUSE_BYTES // 2:
             session.paused = False
-            self._do(self._broker.pause(session.id, False))
-
-    def _take(self, session: Session, message: Message) -> None:
-        if message.kind is Kind.TASKS and session.opened and (why := self._keeper.full) is not None:
-            refused = [record for group in decode(message.body) for record in decode(group[3])]
-            self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in refused))
-            self._keeper.taken(session, None)
-        else:
-            self._keeper.taken(session, message)  # first: what is begun by it is among what was taken
-            self._on_message(session, message)
+            self.do(self._broker.pause(session.id, False))
 
     def _acknowledge_soon(self, session: Session) -> None:
         if session.stream.ack_owed and not session.acknowledging:
@@ -203,119 +192,37 @@ class Hub:
             self._transmit(session, session.stream.acknowledge())
             self._acknowledge_soon(session)  # what is not written down yet
 
-    def _on_message(self, session: Session, message: Message) -> None:
-        kind, body = message
-        if kind is Kind.CONTROL:
-            for _, _, _, payload in decode(body):
-                self._on_control(session, proof.from_text(payload.decode()))
-        elif kind is Kind.SETUP and not session.opened:
-            if len(decode(body)) != 2:
-                raise MalformedBatch("a setup has two records")
-            session.opened = True
-            self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
-        elif not session.opened:
-            raise MalformedBatch(f"{kind.name} before the setup")
-        elif kind is Kind.TASKS:
-            self._on_tasks(session, body)
-        elif kind is Kind.DEFINE:
-            for number, what, _, definition in decode(body):
-                if what == Definition.PATH:
-                    self._broker.set_path(session.id, definition)
-                elif what == Definition.OBJECT:
-                    self._broker.put(session.id, number, definition)
-                elif what == Definition.FORGET:
-                    self._do(self._broker.forget(session.id, number))
-                else:
-                    self._broker.define(session.id, number, definition)
-        elif kind is Kind.OPTIONS:
-            for number, _, _, payload in decode(body):
-                self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
-        elif kind is Kind.RELEASE:
-            for _, what, _, reference in decode(body):
-                self._release(session, what, reference)
-        elif kind is Kind.KILL:
-            for number, _, _, _ in decode(body):
-                self._kill(session, number)
-        else:
-            raise MalformedBatch(f"{kind.name} does not go to a gateway")
-
-    def _release(self, session: Session, what: int, reference: bytes) -> None:
-        """The client has taken a result in shared memory; or is done with it, and its worker may use it again."""
-        if (held := session.released(what, reference)) is not None:
-            self._workers.send(held.lender, Kind.DEFINE, encode([(0, Definition.FREED, 0, held.lent_as)]))
-        elif what == Release.TRIM:
-            for worker in self._broker.workers.values():
-                if worker.session is not None and worker.session.id == session.id:
-                    self._workers.send(worker.id, Kind.DEFINE, encode([(0, Definition.FREED, 0, b"")]))
-
-    def _on_control(self, session: Session, fields: dict[str, Any]) -> None:
-        if fields.get("type") == "bye":
-            self.end(session)
-        elif fields.get("type") == "app" and self._trusting:
-            if not {"ref", "folder"} <= fields.keys():
-                raise MalformedBatch("an app has a ref and a folder")
-            self.calls.add(str(fields["ref"]), str(fields["folder"]))
-
-    def _on_options(self, session: Session, number: int, options: Options) -> None:
-        self._broker.set_options(session.id, number, options)
-        if (why := why_never(options.resource, self._capacity)) is not None:
-            session.refused[number] = why.encode()
-        elif options.container_ref is not None:
-            session.containers[number] = options
-
-    def _on_tasks(self, session: Session, body: bytes) -> None:
-        groups = [group for group in decode(body) if not self._taken_elsewhere(session, group)]
-        if groups:
-            self._do(self._broker.submit(session.id, groups, time.monotonic()))
-
-    def _taken_elsewhere(self, session: Session, group: Record) -> bool:
-        """Whether calls are none for a worker process; then they have been seen to here."""
-        _, tag, _, batch = group
-        if (why := session.refused.get(tag)) is not None:
-            self._report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
-        elif (options := session.containers.get(tag)) is not None:
-            for record in decode(batch):
-                self.calls.begin(session, record, options)
-        else:
-            return False
-        return True
-
-    def _kill(self, session: Session, task_id: int) -> None:
-        if (call := session.calls.get(task_id)) is not None:
-            call.cancel()
-        else:
-            self._do(self._broker.kill(session.id, task_id))
-
     # -- from the workers (WorkerEvents) ----------------------------------------------------------
 
     def on_outcomes(self, worker: int, outcomes: Outcomes) -> None:
         """Results came."""
-        self._do(self._broker.results(worker, outcomes, time.monotonic()))
+        self.do(self._broker.results(worker, outcomes, time.monotonic()))
 
     def on_setup_failed(self, worker: int, text: str) -> None:
         """A worker's initializer raised."""
-        self._do(self._broker.setup_failed(worker, text))
+        self.do(self._broker.setup_failed(worker, text))
 
     def on_printed(self, worker: int, stream: Status, text: bytes) -> None:
         """A worker's process wrote to its own stdout or stderr."""
-        self._do(self._broker.printed(worker, stream, text))
+        self.do(self._broker.printed(worker, stream, text))
 
     def on_look(self, worker: int, started: int, since: float) -> None:
         """What a worker is running."""
-        self._do(self._broker.looked(worker, started, since, time.monotonic()))
+        self.do(self._broker.looked(worker, started, since, time.monotonic()))
 
     def on_end(self, worker: int, started: int, how: str) -> None:
         """A worker is gone."""
         log.info("%s", how)
-        self._do(self._broker.ended(worker, started, how))
+        self.do(self._broker.ended(worker, started, how))
 
     # -- doing ------------------------------------------------------------------------------------
 
-    def _do(self, instructions: list[Instruction]) -> None:
+    def do(self, instructions: list[Instruction]) -> None:
+        """Carry out what the broker decided."""
         workers = self._workers
         for todo in instructions:
             if isinstance(todo, Report):
-                self._report(*todo)
+                self.report(*todo)
             elif isinstance(todo, Run):
                 self._keeper.started(
                     self.sessions[todo.session], todo.calls, todo.once, todo.worker, partial(self._hand_over, todo)
@@ -346,9 +253,19 @@ class Hub:
     def _look(self) -> None:
         self._looking = False
         self._workers.look()
-        self._do([])
+        self.do([])
 
-    def _report(self, session_id: str, batch: bytes, shared: Held | None = None) -> None:
+    def tell_workers(self, session_id: str, batch: bytes) -> None:
+        """Send definitions to all workers that have a session's tasks, or had them last."""
+        for worker in self._broker.workers.values():
+            if worker.session is not None and worker.session.id == session_id:
+                self.tell_worker(worker.id, batch)
+
+    def tell_worker(self, worker: int, batch: bytes) -> None:
+        """Send definitions to a worker."""
+        self._workers.send(worker, Kind.DEFINE, batch)
+
+    def report(self, session_id: str, batch: bytes, shared: Held | None = None) -> None:
         """Collect records for a session; those of one turn of the loop travel in few messages."""
         if not self._outbox:
             self._loop.call_soon(self._flush)
@@ -382,7 +299,7 @@ class Hub:
         if self.durable:
             for session in self.sessions.values():
                 if session.opened:
-                    self._do(self._broker.pause(session.id, True))
+                    self.do(self._broker.pause(session.id, True))
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())

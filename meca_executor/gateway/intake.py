@@ -1,0 +1,147 @@
+"""The intake: what the messages of clients ask for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..policy.placement import why_never
+from ..wire import proof
+from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
+from .tasks import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..wire.stream import Message
+    from .broker import Broker
+    from .calls import ContainerCalls
+    from .keeper import Keeper
+    from .session import Session
+    from .tasks import Instruction
+
+
+class Doer(Protocol):
+    """Who carries out what is asked for: the hub."""
+
+    def do(self, instructions: list[Instruction]) -> None: ...
+    def report(self, session_id: str, batch: bytes) -> None: ...
+    def tell_worker(self, worker: int, batch: bytes) -> None: ...
+    def tell_workers(self, session_id: str, batch: bytes) -> None: ...
+    def end(self, session: Session) -> None: ...
+
+
+class Intake:
+    """Reads messages, and hands each part to whom it concerns."""
+
+    def __init__(
+        self,
+        hub: Doer,
+        broker: Broker,
+        keeper: Keeper,
+        calls: ContainerCalls,
+        capacity: Mapping[str, float],
+        trusting: bool,
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._keeper = keeper
+        self._calls = calls
+        self._capacity = capacity  #: what this host has of each resource
+        self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
+
+    def take(self, session: Session, message: Message) -> None:
+        """Take in a message that has just come; all else as `act`."""
+        if message.kind is Kind.TASKS and session.opened and (why := self._keeper.full) is not None:
+            refused = [record for group in decode(message.body) for record in decode(group[3])]
+            self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in refused))
+            self._keeper.taken(session, None)
+        else:
+            self._keeper.taken(session, message)  # first: what is begun by it is among what was taken
+            self.act(session, message)
+
+    def act(self, session: Session, message: Message) -> None:
+        """Do what a message asks for.
+
+        Raises:
+            ValueError: Garbage (`MalformedBatch`).
+        """
+        kind, body = message
+        if kind is Kind.CONTROL:
+            for _, _, _, payload in decode(body):
+                self._on_control(session, proof.from_text(payload.decode()))
+        elif kind is Kind.SETUP and not session.opened:
+            if len(decode(body)) != 2:
+                raise MalformedBatch("a setup has two records")
+            session.opened = True
+            self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
+        elif not session.opened:
+            raise MalformedBatch(f"{kind.name} before the setup")
+        elif kind is Kind.TASKS:
+            self._on_tasks(session, body)
+        elif kind is Kind.DEFINE:
+            for number, what, _, definition in decode(body):
+                if what == Definition.PATH:
+                    self._broker.set_path(session.id, definition)
+                elif what == Definition.OBJECT:
+                    self._broker.put(session.id, number, definition)
+                elif what == Definition.FORGET:
+                    self._hub.do(self._broker.forget(session.id, number))
+                else:
+                    self._broker.define(session.id, number, definition)
+        elif kind is Kind.OPTIONS:
+            for number, _, _, payload in decode(body):
+                self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
+        elif kind is Kind.RELEASE:
+            for _, what, _, reference in decode(body):
+                self._release(session, what, reference)
+        elif kind is Kind.KILL:
+            for number, _, _, _ in decode(body):
+                self._kill(session, number)
+        else:
+            raise MalformedBatch(f"{kind.name} does not go to a gateway")
+
+    def _release(self, session: Session, what: int, reference: bytes) -> None:
+        """The client has taken a result in shared memory; or is done with it, and its worker may use it again."""
+        if (held := session.released(what, reference)) is not None:
+            self._hub.tell_worker(held.lender, encode([(0, Definition.FREED, 0, held.lent_as)]))
+        elif what == Release.TRIM:
+            self._hub.tell_workers(session.id, encode([(0, Definition.FREED, 0, b"")]))
+
+    def _on_control(self, session: Session, fields: dict[str, Any]) -> None:
+        if fields.get("type") == "bye":
+            self._hub.end(session)
+        elif fields.get("type") == "app" and self._trusting:
+            if not {"ref", "folder"} <= fields.keys():
+                raise MalformedBatch("an app has a ref and a folder")
+            self._calls.add(str(fields["ref"]), str(fields["folder"]))
+
+    def _on_options(self, session: Session, number: int, options: Options) -> None:
+        self._broker.set_options(session.id, number, options)
+        if (why := why_never(options.resource, self._capacity)) is not None:
+            session.refused[number] = why.encode()
+        elif options.container_ref is not None:
+            session.containers[number] = options
+
+    def _on_tasks(self, session: Session, body: bytes) -> None:
+        groups = [group for group in decode(body) if not self._taken_elsewhere(session, group)]
+        if groups:
+            self._hub.do(self._broker.submit(session.id, groups, time.monotonic()))
+
+    def _taken_elsewhere(self, session: Session, group: Record) -> bool:
+        """Whether calls are none for a worker process; then they have been seen to here."""
+        _, tag, _, batch = group
+        if (why := session.refused.get(tag)) is not None:
+            self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
+        elif (options := session.containers.get(tag)) is not None:
+            for record in decode(batch):
+                self._calls.begin(session, record, options)
+        else:
+            return False
+        return True
+
+    def _kill(self, session: Session, task_id: int) -> None:
+        if (call := session.calls.get(task_id)) is not None:
+            call.cancel()
+        else:
+            self._hub.do(self._broker.kill(session.id, task_id))
