@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from meca_executor import AttemptLost, Container, GatewayLost, MecaExecutor, TaskKilled
-from meca_executor.gateway.books import OUTCOMES, ids_of
+from meca_executor.gateway.books import OUTCOMES, ids_of, ids_of_tasks
+from meca_executor.wire.records import Kind
 from tests.contract.rooms import Room
 from tests.helpers.waiting import wait_until
 
@@ -82,9 +83,16 @@ class Gateways:
 
     def outcomes(self) -> int:
         """How many outcomes nobody has fetched."""
+        return sum(len(ids_of(batch)) for batch in self.entries(OUTCOMES))
+
+    def tasks(self) -> int:
+        """How many tasks have come."""
+        return sum(len(ids_of_tasks(body)) for body in self.entries(Kind.TASKS))
+
+    def entries(self, what: int) -> list[bytes]:
+        """What is written down of one kind."""
         with contextlib.closing(sqlite3.connect(self.journal)) as base:
-            batches = base.execute("SELECT body FROM entries WHERE what=?", (OUTCOMES,)).fetchall()
-        return sum(len(ids_of(batch)) for (batch,) in batches)
+            return [body for (body,) in base.execute("SELECT body FROM entries WHERE what=?", (int(what),))]
 
     def kill(self) -> None:
         """End it as no program can prevent."""
@@ -197,6 +205,7 @@ def test_finished_results_are_delivered(gateways: Gateways, room: Room) -> None:
         try:
             assert program.stdout
             assert program.stdout.readline() == "sent\n"
+            wait_until(lambda: gateways.tasks() == 3, "the three have arrived", PATIENCE)
             program.send_signal(signal.SIGSTOP)
             room.open()
             wait_until(lambda: gateways.outcomes() == 3, "all outcomes are in the journal", PATIENCE)
