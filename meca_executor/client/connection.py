@@ -42,6 +42,7 @@ class Welcome(NamedTuple):
     message: int  #: bytes that a task or a result may have
     python: str
     memory: tuple[str | None, str | None]  #: where its memory can be read, and what it read in ours
+    lends: bool  #: it takes results from its workers in shared memory
 
 
 class Connection:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import GatewayLost, ProtocolMismatch
 from ..settings import KeyPair
 from ..wire import proof, segments
+from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
 from ..wire.lending import IDLE_S
 from ..wire.payloads import in_frame
 from ..wire.probe import Probe, answer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .driver import Host
     from .tasks import Task
 
+MAX_RESULT = 1 << 40  #: bytes; a result may be as large as memory allows
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
 RESTART_S = 60.0  #: an embedded gateway that dies twice within this time is not started again
 
@@ -51,10 +53,15 @@ class Native:
         self._sent_path: list[str] = []
         self._sent_objects: set[int] = set()
         self._trimming = False  # looks now and then whether memory is kept in vain
+        self._blobs: dict[int, int] = {}  # task that is out -> the blob that is its call
+        self._over: list[int] = []  # blobs that nobody needs any more
+        self._arriving = Arriving(MAX_RESULT, shared=False)
+        self._arrived: dict[int, bytes] = {}  # large results that are not mentioned yet
         self._released: deque[Record] = deque()  # results in shared memory that are mapped, or let go
         host.ledger.freed = self._note_freed
         self._connection: Connection | None = None
         self._max_message = 0
+        self._lends = False  # the gateway takes results from its workers in shared memory
         self._restarted_at: float | None = None
         self._how_it_ended = ""
         self._acknowledging = False  # will, soon
@@ -117,7 +124,7 @@ class Native:
         self._host.slots, self._max_message = welcome.slots, welcome.message
         if (mismatch := python_mismatch(welcome.python)) is not None:
             ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
-        self._birth = welcome.birth
+        self._birth, self._lends = welcome.birth, welcome.lends
         if welcome.resumed:
             for frame in self._stream.replay(welcome.received):
                 self._transmit(frame)
@@ -129,7 +136,10 @@ class Native:
         self._stream = Stream()
         self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
         self._sent_objects = set()
-        fields = worker_environment(embedded=self._gateway is not None) | {"share": self._host.shares}
+        for kept in (self._blobs, self._over, self._arrived, self._arriving):
+            kept.clear()
+        fields = worker_environment(embedded=self._gateway is not None)
+        fields |= {"share": self._host.shares, "lend": self._host.shares or self._lends}
         environment = json.dumps(fields).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
         self._host.attempts_lost(
@@ -191,22 +201,40 @@ class Native:
             told = f"the call has {len(payload):,} bytes, and the gateway takes {self._max_message:,}"
             self._host.settled([(number, Status.TOO_LARGE, 0, told.encode())])
             batch = without_last(batch)
+        elif len(payload) >= BLOB_MIN and self._host.registry.options[batch[-1].kind[0]].container_ref is None:
+            self._blobs[number] = blob = secrets.randbits(63)
+            self._send_blob(blob, payload)
+            self._tell(Kind.TASKS, encode([*groups(without_last(batch)), large_call(batch[-1], blob)]))
+            return
         if batch:
             self._tell(Kind.TASKS, encode(groups(batch)))
+
+    def _send_blob(self, number: int, payload: bytes) -> None:
+        for piece in pieces(number, contents(payload)):
+            self._transmit(self._stream.send_piece(piece))
 
     def tidy(self) -> None:
         """Tell of objects that are new, and of those that are gone."""
         if self._released:
             self._tell(Kind.RELEASE, encode(self._released.popleft() for _ in range(len(self._released))))
+        if self._over:
+            self._forget(self._over)
+            self._over.clear()
         objects, sent = self._host.registry.objects, self._sent_objects
         if not objects and not sent:
             return
         present = dict(objects)
         if gone := sent - present.keys():
-            self._tell(Kind.DEFINE, encode((number, Definition.FORGET, 0, b"") for number in gone))
+            self._forget(gone)
         for number in present.keys() - sent:
-            self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
+            if len(present[number]) >= BLOB_MIN:
+                self._send_blob(number, present[number])
+            else:
+                self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
         self._sent_objects = set(present)
+
+    def _forget(self, objects: Iterable[int]) -> None:
+        self._tell(Kind.DEFINE, encode((number, Definition.FORGET, 0, b"") for number in objects))
 
     def _note_freed(self, payload: bytes) -> None:
         """Any thread: a result in shared memory was let go; told with the next call, which may use the memory."""
@@ -238,21 +266,25 @@ class Native:
     # -- in ---------------------------------------------------------------------------------------
 
     def _on_frame(self, frame: bytes) -> None:
-        stream, shared = self._stream, False
+        stream, large = self._stream, False
         try:
             message = stream.receive(frame)
             if message is not None and message.kind is Kind.RESULTS:
-                self._host.settled(decode(message.body))
+                self._settled(decode(message.body))
+            elif message is not None and message.kind is Kind.PIECE:
+                large = True
+                if (whole := self._arriving.add(message.body)) is not None:
+                    self._arrived[whole[0]] = whole[1]
             elif message is not None and message.kind is Kind.SHARED:
-                shared, records = True, decode(message.body)
-                self._host.settled(records)
+                large, records = True, decode(message.body)
+                self._settled(records)
                 self._released.extend((0, Release.MAPPED, 0, payload) for _, _, _, payload in records)
                 asyncio.get_running_loop().call_later(ACK_S, self.tidy)
         except Exception as error:  # also a defect of ours: the same frame would come again and again
             why = f"the gateway at {self._host.endpoint} sent what cannot be taken in: {error!r}"
             self._host.give_up(GatewayLost(why))
             return
-        if not self._trimming and (shared or self._host.ledger.lender.idle):
+        if not self._trimming and (large or self._host.ledger.lender.idle):
             self._trimming = True
             asyncio.get_running_loop().call_later(IDLE_S, self._trim)
         if stream.ack_due:
@@ -261,6 +293,20 @@ class Native:
             self._acknowledging = True
             asyncio.get_running_loop().call_later(ACK_S, self._acknowledge)
         self._host.pump()
+
+    def _settled(self, records: list[Record]) -> None:
+        """Outcomes came; large ones are mentioned, and have come before."""
+        if self._arrived:
+            numbers = [mentioned(payload) for _, _, _, payload in records]
+            records = [
+                record if number is None else (*record[:3], self._arrived.pop(number, record[3]))
+                for record, number in zip(records, numbers, strict=True)
+            ]
+        if self._blobs:
+            for number, _, _, _ in records:
+                if (blob := self._blobs.pop(number, None)) is not None:
+                    self._over.append(blob)
+        self._host.settled(records)
 
     def _acknowledge(self) -> None:
         self._acknowledging = False
@@ -279,6 +325,12 @@ def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:
     for kind, alike in itertools.groupby(batch, attrgetter("kind")):
         calls = [call for entry in alike for call in entry.calls]
         yield len(calls), *kind, encode(calls)
+
+
+def large_call(entry: Task | Slice, blob: int) -> Record:
+    """Return the group of an entry's last call, which was sent as a blob."""
+    number, tag, ref, _ = entry.calls[-1]
+    return 1, *entry.kind, encode([(number, tag, ref, mention(blob))])
 
 
 def without_last(batch: list[Task | Slice]) -> list[Task | Slice]:

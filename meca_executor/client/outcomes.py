@@ -104,7 +104,7 @@ def value_of(payload: bytes, freed: Freed) -> Any:
     """Return what a call returned; `freed` is told when nothing is left of what was in shared memory."""
     if payload[0] == PICKLE:
         return loads_at_home(payload)
-    held = Held(payload)
+    held = payload if isinstance(payload, Held) else Held(payload)
     if payload[0] == SHARED:
         held.view = map_segment(payload)
         weakref.finalize(held.view.obj, _let_go, freed, payload, forks()).atexit = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter, defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..wire.records import COUNTED, Definition, Kind, Record, Status, decode, encode, starts, unpack_id
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .journal import Entry
 
 STARTED, OUTCOMES, DONE = 100, 101, 102  #: entries that are no messages of the client; those are their `Kind`
-KEPT = frozenset({Kind.SETUP, Kind.OPTIONS, Kind.DEFINE, Kind.TASKS, Kind.KILL})
+KEPT = frozenset({Kind.SETUP, Kind.OPTIONS, Kind.DEFINE, Kind.PIECE, Kind.TASKS, Kind.KILL})
 
 
 class Books:
@@ -34,7 +35,7 @@ class Books:
         self._outcomes: dict[int, list[int]] = {}  # entry that was not fetched -> its tasks
         self._beside: defaultdict[int, set[int]] = defaultdict(set)  # entry with tasks -> those that say which are done
         self._needed_by: Counter[int] = Counter()  # the other way round
-        self._objects: dict[int, int] = {}  # object -> its entry
+        self._objects: dict[int, list[int]] = {}  # object -> its entries
 
     def __contains__(self, task: int) -> bool:
         return task in self._entry_of
@@ -42,7 +43,13 @@ class Books:
     @property
     def rows(self) -> set[int]:
         """All entries that are needed; those with definitions and options not counted."""
-        return {*self._open, *self._noted, *self._outcomes, *self._needed_by, *self._objects.values()}
+        return {
+            *self._open,
+            *self._noted,
+            *self._outcomes,
+            *self._needed_by,
+            *chain.from_iterable(self._objects.values()),
+        }
 
     def tasks(self, row: int, ids: Iterable[int]) -> None:
         """An entry with tasks that are open now."""
@@ -57,13 +64,12 @@ class Books:
             self._noted[row] += 1
 
     def object(self, row: int, number: int) -> None:
-        """An entry with an object that calls mention."""
-        self._objects[number] = row
+        """An entry with an object that calls mention, or a piece of it."""
+        self._objects.setdefault(number, []).append(row)
 
     def forgotten(self, number: int) -> list[int]:
         """No call mentions that object any more; returns the entries that are not needed."""
-        row = self._objects.pop(number, None)
-        return [] if row is None else [row]
+        return self._objects.pop(number, [])
 
     def outcomes(self, row: int, ids: Iterable[int]) -> None:
         """An entry with outcomes."""
@@ -165,6 +171,8 @@ class History:
                 for number, kind, _, _ in decode(body):
                     if kind == Definition.OBJECT:
                         books.object(row, number)
+            elif what == Kind.PIECE:
+                books.object(row, unpack_id(body, 0)[0])
             elif what == STARTED:
                 books.note(row, [id_ for id_ in unpack_ids(body) if id_ in books])
             elif what == OUTCOMES:

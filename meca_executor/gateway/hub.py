@@ -14,7 +14,9 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from ..wire.records import Definition, Kind, encode
+from ..wire.blobs import PIECE_BYTES, mention, pieces
+from ..wire.lending import LENT
+from ..wire.records import Definition, Kind, decode, encode
 from ..wire.stream import Message
 from .calls import ContainerCalls
 from .intake import Intake
@@ -278,12 +280,27 @@ class Hub:
         outbox, self._outbox = self._outbox, {}
         for session_id, batches in outbox.items():
             if (session := self.sessions.get(session_id)) is not None:
+                if not session.shares:
+                    batches = [(Kind.RESULTS, self._readable(session, *batch)) for batch in batches]
                 for kind, alike in itertools.groupby(batches, itemgetter(0)):
                     batch = b"".join([batch for _, batch in alike])
                     self._keeper.report(session, kind, batch, partial(self._transmit, session))
                 if not session.paused and session.unfetched > PAUSE_BYTES and session.opened:
                     session.paused = True
                     self._broker.pause(session_id, True)
+
+    def _readable(self, session: Session, kind: Kind, batch: bytes) -> bytes:
+        """Return outcomes for a client that cannot read our memory; what is there is sent before, as a blob."""
+        if kind is not Kind.SHARED:
+            return batch
+        ((task, status, micros, reference),) = decode(batch)
+        held, number = session.shared.pop(reference), next(session.blobs)
+        assert held.segment is not None
+        for piece in pieces(number, held.segment.parts(PIECE_BYTES)):
+            self._transmit(session, session.stream.send_piece(piece))
+        held.segment.close()
+        self.tell_worker(held.lender, encode([(0, Definition.FREED, 0, held.lent_as)]))
+        return encode([(task, status & ~LENT, micros, mention(number))])
 
     def _transmit(self, session: Session, frame: bytes) -> None:
         if session.send is not None:

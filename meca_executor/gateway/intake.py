@@ -74,6 +74,7 @@ class Intake:
             if len(decode(body)) != 2:
                 raise MalformedBatch("a setup has two records")
             session.opened = True
+            session.shares = bool(proof.from_text(decode(body)[0][3].decode()).get("share"))
             self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
         elif not session.opened:
             raise MalformedBatch(f"{kind.name} before the setup")
@@ -89,6 +90,9 @@ class Intake:
                     self._hub.do(self._broker.forget(session.id, number))
                 else:
                     self._broker.define(session.id, number, definition)
+        elif kind is Kind.PIECE:
+            if (whole := session.arriving.add(body)) is not None:
+                self._broker.put(session.id, *whole)
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
                 self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from ..wire.records import COUNTED, Definition, Kind, Status, decode, encode
+from ..wire.records import COUNTED, Definition, Kind, Status, decode, encode, unpack_id
 from ..wire.stream import Stream, frames_of
 from .books import DONE, KEPT, OUTCOMES, STARTED, Books, ids_of, ids_of_tasks, pack_ids
 from .journal import Entry, SavedSession
+from .session import MAX_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .session import Session
 
-MAX_MESSAGE = 4 << 30  #: bytes of one task or result
 LOST = frozenset({Status.DIED, Status.LOST})
 
 
@@ -203,6 +203,8 @@ class Durable:
             for number, what, _, _ in decode(message.body):
                 if what == Definition.OBJECT:
                     books.object(row, number)
+        elif message.kind is Kind.PIECE:
+            books.object(row, unpack_id(message.body, 0)[0])
 
     def started(self, session: Session, calls: bytes, once: bool, lane: int | None, go: Callable[[], object]) -> None:
         """As `Keeper`."""

@@ -273,6 +273,7 @@ class Server:
             "slots": slots,
             "python": platform.python_version(),
             "memory": self._memory(str(hello.get("memory", ""))),
+            "lends": not self._hub.durable and segments.available(),
             **limits(),
         }
         return proof.to_text(fields)

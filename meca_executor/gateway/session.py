@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import MecaError
+from ..wire.blobs import Arriving
 from ..wire.records import Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ..wire.payloads import Held
     from ..wire.stream import Stream
     from .tasks import Options
+
+MAX_MESSAGE = 4 << 30  #: bytes of one task or result
 
 
 @dataclass(eq=False)
@@ -37,6 +41,9 @@ class Session:
     containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    shares: bool = False  #: the client reads our memory, and we its
+    arriving: Arriving = field(default_factory=lambda: Arriving(MAX_MESSAGE, shared=True))
+    blobs: Iterator[int] = field(default_factory=lambda: itertools.count(1))  #: numbers for those that it is sent
     shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
     lent: dict[bytes, Held] = field(default_factory=dict)  #: those that it has mapped
 

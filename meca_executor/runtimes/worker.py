@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MecaError
 from ..wire import objects
+from ..wire.blobs import LARGE, mentioned
 from ..wire.calls import NO_DEFINITION, dump_exception
 from ..wire.lending import FREED, IDLE_BYTES, IDLE_MOST, LENT, Lender, forks
 from ..wire.parcels import SHARED
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
 
-_SHARED = bytes([SHARED])
+_ELSEWHERE = frozenset((bytes([SHARED]), bytes([LARGE])))  #: first bytes of calls that are not in the message
 
 Outcome = tuple[int, bytes]  #: a status, with flags; and the payload
 
@@ -174,7 +175,7 @@ class Worker:
         environment, initializer = (payload for _, _, _, payload in decode(batch))
         fields = json.loads(environment)
         apply_environment(fields)
-        self._lender = self.outbox.lender if fields.get("share") else None
+        self._lender = self.outbox.lender if fields.get("lend") else None
         if initializer:
             try:
                 run_initializer(initializer)
@@ -196,7 +197,7 @@ class Worker:
             if words[REVOKED_FROM] < ordinal <= words[REVOKED_TO]:
                 outbox.skip(task)
                 continue
-            status, payload = self._run(reference, call) if call[:1] != _SHARED else self._run_shared(reference, call)
+            status, payload = (self._run if call[:1] not in _ELSEWHERE else self._run_large)(reference, call)
             if self._forked:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
@@ -218,8 +219,14 @@ class Worker:
         except BaseException as error:
             return raised(error)
 
-    def _run_shared(self, reference: int, call: bytes) -> tuple[int, bytes]:
-        """Run a call that is in shared memory, and say whether anything of that is left."""
+    def _run_large(self, reference: int, call: bytes) -> tuple[int, bytes]:
+        """Run a call that is in shared memory, and say whether anything of that is left; or one that came as a blob."""
+        if (number := mentioned(call)) is not None:
+            try:
+                call = objects.payload_of(number)
+            except (MecaError, LookupError) as error:  # there was no room for it; or it was killed and is forgotten
+                return raised(error)
+            return self._run(reference, call)
         held = Held(call)
         try:
             held.view = map_segment(call)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PICKLE = 0x80  #: first byte of a pickle, of protocol 2 or later
 PACKED = ord("B")  #: first byte of a packed parcel
 SHARED = ord("M")  #: first byte of a reference to shared memory
+FAILED = ord("E")  #: first byte of a text: why there was no room for a payload
 BUFFER_MIN = 64 * 1024  #: bytes; a smaller buffer stays in the pickle. A guess: about where a copy costs 10 µs
 ALIGNMENT = 64  #: bytes: a cache line, and the widest vector registers; numpy itself promises 16
 

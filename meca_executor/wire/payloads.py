@@ -88,14 +88,14 @@ def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
         SharedMemoryGone: It is in shared memory that is there no more.
         ValueError: It is no payload (`MalformedParcel`).
     """
+    if isinstance(payload, Held) and payload.view is not None:
+        view, payload.view = payload.view, None
+        return unpack(view)
     if payload[0] == SHARED:
         from .segments import map_fd, map_segment
 
         if not isinstance(payload, Held):
             return unpack(map_segment(payload))
-        if payload.view is not None:
-            view, payload.view = payload.view, None
-            return unpack(view)
         assert payload.segment is not None
         return unpack(map_fd(payload.segment.fileno(), payload.segment.size))
     return unpack(bytearray(payload))

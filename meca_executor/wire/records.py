@@ -56,6 +56,7 @@ class Kind(IntEnum):
     SETUP = 8  # -, -, -, what a session's workers are for: JSON, then the pickled initializer or nothing
     SHARED = 12  # as RESULTS: one whose payload refers to shared memory, which is kept until it is released
     RELEASE = 13  # -, Release, -, such a payload
+    PIECE = 14  # one record: the number of a blob, 1 in its last piece, 0, some of its content (see `blobs.py`)
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox

@@ -25,7 +25,7 @@ from ..errors import SharedMemoryFull, SharedMemoryGone
 from .parcels import SHARED, MalformedParcel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .parcels import Parcel
 
@@ -83,11 +83,7 @@ class Segment:
         Raises:
             SharedMemoryFull: There is no room for it.
         """
-        if len(_open) >= most_open() or not available():
-            return None
-        try:
-            fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        except OSError:  # no descriptor left, or not allowed
+        if (fd := _new_file()) is None:
             return None
         try:
             _reserve(fd, parcel.size)
@@ -136,6 +132,15 @@ class Segment:
             raise ValueError("the segment was closed")
         return self._fd
 
+    def parts(self, size: int) -> Iterator[bytes]:
+        """Yield its content, so many bytes at a time.
+
+        Raises:
+            ValueError: The segment was closed.
+        """
+        for at in range(0, self.size, size):
+            yield os.pread(self.fileno(), min(size, self.size - at), at)
+
     def reference(self) -> bytes:
         """Return what another process hands to `map_segment`, while this one has the segment open.
 
@@ -154,6 +159,54 @@ class Segment:
     def __del__(self) -> None:
         if hasattr(self, "_fd"):  # not in one whose making failed
             self.close()
+
+
+class Growing:
+    """A segment in the making: its content comes piece by piece."""
+
+    def __init__(self, fd: int) -> None:
+        """Take the descriptor of an empty memory file; use `begin`."""
+        self._fd = fd
+        self._failure: SharedMemoryFull | None = None
+        self._looked_at = 0
+        self.size = 0  #: bytes so far
+
+    @classmethod
+    def begin(cls) -> Growing | None:
+        """Return an empty one; None where `Segment.create` would return that."""
+        fd = _new_file()
+        return None if fd is None else cls(fd)
+
+    def write(self, piece: memoryview) -> None:
+        """Add a piece; that there is no room for it is told by `finish`."""
+        self.size += len(piece)
+        if self._failure is not None:
+            return
+        try:
+            if self.size - self._looked_at >= LOOK_FROM:
+                self._looked_at = self.size
+                if _memory_left() < LOOK_FROM:
+                    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            _write_all(self._fd, [piece])
+        except OSError as error:
+            self._failure = _full(self.size, error)
+            os.ftruncate(self._fd, 0)
+
+    def finish(self) -> Segment:
+        """Return the segment.
+
+        Raises:
+            SharedMemoryFull: There was no room for all of it.
+        """
+        if self._failure is not None:
+            raise self._failure
+        seal(self._fd)
+        fd, self._fd = self._fd, -1
+        return Segment(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def map_segment(reference: bytes) -> memoryview:
@@ -217,6 +270,16 @@ def map_fd(fd: int, size: int) -> memoryview:
 
 
 # -- writing
+
+
+def _new_file() -> int | None:
+    """Return the descriptor of an empty memory file; None when this process has enough, or gets none."""
+    if len(_open) >= most_open() or not available():
+        return None
+    try:
+        return os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:  # no descriptor left, or not allowed
+        return None
 
 
 def _reserve(fd: int, size: int) -> None:

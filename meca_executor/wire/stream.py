@@ -26,6 +26,9 @@ ACK_FRAMES = 16  #: an acknowledgement is due after so many frames
 ACK_BYTES = 256 << 10  #: or so many bytes
 
 
+Piece = tuple[bytes, "bytes | memoryview"]  #: a record's header and its payload: the body of one frame
+
+
 class StreamBroken(ValueError):
     """A frame that cannot be: garbage, a gap in the numbers, or more than may be sent."""
 
@@ -72,11 +75,15 @@ class Stream:
         starts = range(0, len(body), PART_BYTES)
         return [self._frame(kind, MORE if at != starts[-1] else 0, view[at : at + PART_BYTES]) for at in starts]
 
-    def _frame(self, kind: Kind, flags: int, part: bytes | memoryview) -> bytes:
+    def send_piece(self, piece: Piece) -> bytes:
+        """Return the frame of a blob's piece; all else as `send`."""
+        return self._frame(Kind.PIECE, 0, *piece)
+
+    def _frame(self, kind: Kind, flags: int, *parts: bytes | memoryview) -> bytes:
         number = self._next
         self._next = number + 1
         self._owed_frames = self._owed_bytes = 0
-        frame = b"".join((FRAME.pack(kind, flags, 0, 0, number, self.acknowledgeable), part))
+        frame = b"".join((FRAME.pack(kind, flags, 0, 0, number, self.acknowledgeable), *parts))
         self._unacked.append((number, frame))
         self.unacked_bytes += len(frame)
         return frame

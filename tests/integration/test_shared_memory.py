@@ -320,8 +320,8 @@ def stranger(request: pytest.FixtureRequest, state: str) -> list[str]:
     return prefix
 
 
-def test_a_gateway_that_cannot_read_ours_gets_frames(stranger: list[str], state: str) -> None:
-    """The same values travel by themselves, those of the time before it was known, too."""
+def test_a_gateway_that_cannot_read_ours_gets_blobs(stranger: list[str], state: str) -> None:
+    """The same values travel by themselves, those of the time before it was known, too; it keeps none for long."""
     with gateway_of(stranger, state) as (_, port), MecaExecutor(port_url(port)) as executor:
         early = executor.put(filled(5)), executor.submit(twice, filled(6))
         assert executor.slots
@@ -329,7 +329,28 @@ def test_a_gateway_that_cannot_read_ours_gets_frames(stranger: list[str], state:
         check_large_values(executor)
         assert (executor.submit(twice, early[0]).result(LIMIT) == 10).all()
         assert (early[1].result(LIMIT) == 12).all()
-        assert not all_memory()
+        results = list(executor.map(twice, map(filled, range(40)), timeout=LIMIT))
+        assert all((array == 2 * number).all() for number, array in enumerate(results))
+        del early
+        wait_until(lambda: not all_memory(), "all memory is let go")
+
+
+def test_blobs_over_connections_that_break(stranger: list[str], state: str) -> None:
+    """Calls, objects and results that are half sent go on where they were."""
+    with gateway_of(stranger, state) as (_, port), proxy(port) as between:
+        with MecaExecutor(between.url) as executor:
+            assert executor.slots and not executor._link.shares
+            handle = executor.put(filled(1000, 8 * MEGABYTE))
+            for turn in range(5):
+                futures = [executor.submit(twice, filled(number, 8 * MEGABYTE)) for number in range(6)]
+                futures += [executor.submit(twice, handle)]
+                between.cut()
+                results = [future.result(LIMIT) for future in futures]
+                assert all((array == 2 * n).all() for n, array in enumerate(results[:-1])), turn
+                assert (results[-1] == 2000).all()
+            assert between.connections > 5
+            del handle
+            wait_until(lambda: not all_memory(), "all memory is let go")
 
 
 def test_a_gateway_that_could_is_followed_by_one_that_cannot(stranger: list[str], state: str, tmp_path: Path) -> None:
