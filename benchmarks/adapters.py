@@ -8,12 +8,18 @@ one go, and `put(object)`, where it can hand one object to many tasks.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import shutil
 import tempfile
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .questions import Missing
+from .servers import standing_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +82,37 @@ class Pebble(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._pool.close()
         self._pool.join()
+
+
+class Apart(Executor):
+    """`MecaExecutor` at a gateway that cannot read its memory, as one on another machine; a link by loopback.
+
+    Raises:
+        Missing: Not root, or no setpriv: then no gateway can be started like that.
+    """
+
+    #: root without the right to look into other processes
+    PREFIX = ("setpriv", "--bounding-set=-all,+dac_override,+dac_read_search")
+
+    def __init__(self, max_workers: int) -> None:
+        from meca_executor import MecaExecutor
+
+        if os.geteuid() != 0 or shutil.which("setpriv") is None:
+            raise Missing("not root, or setpriv (util-linux) is not installed")
+        self._stack = contextlib.ExitStack()
+        url = self._stack.enter_context(standing_gateway(max_workers, self.PREFIX))
+        self._executor = self._stack.enter_context(MecaExecutor(url))
+        assert self._executor.slots and not self._executor._link.shares
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def put(self, value: Any) -> Any:
+        """Send an object once."""
+        return self._executor.put(value)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._stack.close()
 
 
 class Dask(Executor):

@@ -21,7 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .harness import main
-from .peers import DASK, LOKY, MECA, PROCESSES, RAY, Peer, optional
+from .peers import DASK, LOKY, MECA, MECA_APART, PROCESSES, RAY, Peer, optional
 from .questions import Figures, Limit, Options, Part, Question, Script
 from .tasks import echo, last_item, noop
 from .timing import MIB, check, submit_all, timed, warm_up
@@ -120,10 +120,10 @@ SCRIPT = Script(
     purpose="Arrays of 1, 64 and 512 MiB there and back, and one array for many tasks.",
     parts=(
         *(
-            Part(f"{mib}MiB", (echo_question(mib),), (PROCESSES, LOKY, MECA, DASK, RAY), measure_echo(mib))
+            Part(f"{mib}MiB", (echo_question(mib),), (PROCESSES, LOKY, MECA, MECA_APART, DASK, RAY), measure_echo(mib))
             for mib in ECHOES
         ),
-        Part("put", (PUT,), (MECA, DASK, RAY), measure_put),
+        Part("put", (PUT,), (MECA, MECA_APART, DASK, RAY), measure_put),
     ),
     controls=(PROCESSES, RAY),
     tasks=PUT_TASKS,

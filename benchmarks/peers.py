@@ -71,6 +71,7 @@ MECA = Peer(
     "MecaExecutor",
     packages=("python-socketio", "python-engineio", "aiohttp", "websocket-client", "cloudpickle", "tenacity"),
 )
+MECA_APART = Peer("MecaExecutor without shared memory", ADAPTERS, "Apart", packages=MECA.packages)
 LOKY = Peer("loky", "loky.process_executor", "ProcessPoolExecutor", needs="loky", packages=("loky", "cloudpickle"))
 PEBBLE = Peer("pebble", ADAPTERS, "Pebble", needs="pebble", packages=("pebble",))
 DASK = Peer("dask", ADAPTERS, "Dask", needs="distributed", packages=("dask", "distributed"), share=10)

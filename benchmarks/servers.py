@@ -20,13 +20,17 @@ READY_APP = "meca-init-done"  #: what an app prints when it takes requests
 
 
 @contextlib.contextmanager
-def python_server(words: Sequence[str], mark: str, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+def python_server(
+    words: Sequence[str], mark: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[str]:
     """Run `python WORDS...` and give the line of its standard output that has `mark` in it; ended by SIGTERM.
+
+    `prefix` is put before the command.
 
     Raises:
         RuntimeError: It ended before it was ready; what it wrote to stderr has gone to ours.
     """
-    command = [sys.executable, "-u", *words]
+    command = [*prefix, sys.executable, "-u", *words]
     env = {**os.environ, **(environ or {})}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -39,13 +43,16 @@ def python_server(words: Sequence[str], mark: str, environ: Mapping[str, str] | 
 
 
 @contextlib.contextmanager
-def standing_gateway(workers: int) -> Iterator[str]:
-    """Give the URL of a `meca gateway` with keys of its own; its clients find them by this process's environment."""
+def standing_gateway(workers: int, prefix: Sequence[str] = ()) -> Iterator[str]:
+    """Give the URL of a `meca gateway` with keys of its own; its clients find them by this process's environment.
+
+    `prefix` is put before its command.
+    """
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MECA_STATE_DIR"] = folder
         words = ["-m", "meca_executor.cli", "gateway", "--port", "0", "--grace", "1", "--workers", str(workers)]
         try:
-            with python_server(words, "is ready") as line:
+            with python_server(words, "is ready", prefix=prefix) as line:
                 yield next(word for word in line.split() if word.startswith("http://"))
         finally:
             del os.environ["MECA_STATE_DIR"]
