@@ -229,8 +229,8 @@ class Native:
         for number in present.keys() - sent:
             if len(present[number]) >= BLOB_MIN:
                 self._send_blob(number, present[number])
-            else:
-                self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
+                present[number] = mention(number)
+            self._tell(Kind.DEFINE, encode([(number, Definition.OBJECT, 0, present[number])]))
         self._sent_objects = set(present)
 
     def _forget(self, objects: Iterable[int]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..policy.placement import why_never
 from ..wire import proof
+from ..wire.blobs import MENTION_BYTES
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
 from .tasks import Options
 
@@ -85,14 +86,15 @@ class Intake:
                 if what == Definition.PATH:
                     self._broker.set_path(session.id, definition)
                 elif what == Definition.OBJECT:
-                    self._broker.put(session.id, number, definition)
+                    self._broker.put(session.id, number, session.meant(definition))
                 elif what == Definition.FORGET:
+                    session.arrived.pop(number, None)
                     self._hub.do(self._broker.forget(session.id, number))
                 else:
                     self._broker.define(session.id, number, definition)
         elif kind is Kind.PIECE:
             if (whole := session.arriving.add(body)) is not None:
-                self._broker.put(session.id, *whole)
+                session.arrived[whole[0]] = whole[1]
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
                 self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
@@ -128,9 +130,17 @@ class Intake:
             session.containers[number] = options
 
     def _on_tasks(self, session: Session, body: bytes) -> None:
-        groups = [group for group in decode(body) if not self._taken_elsewhere(session, group)]
+        groups = [self._meant(session, group) for group in decode(body) if not self._taken_elsewhere(session, group)]
         if groups:
             self._hub.do(self._broker.submit(session.id, groups, time.monotonic()))
+
+    def _meant(self, session: Session, group: Record) -> Record:
+        """Return a group with what it mentions: a call that is a blob is the only one of its group."""
+        count, tag, ref, batch = group
+        if count != 1 or len(batch) != MENTION_BYTES:
+            return group
+        ((id_, before, _, call),) = decode(batch)
+        return count, tag, ref, encode([(id_, before, 0, session.meant(call))])
 
     def _taken_elsewhere(self, session: Session, group: Record) -> bool:
         """Whether calls are none for a worker process; then they have been seen to here."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import MecaError
-from ..wire.blobs import Arriving
-from ..wire.records import Release
+from ..wire.blobs import Arriving, mentioned
+from ..wire.records import MalformedBatch, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +43,7 @@ class Session:
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     shares: bool = False  #: the client reads our memory, and we its
     arriving: Arriving = field(default_factory=lambda: Arriving(MAX_MESSAGE, shared=True))
+    arrived: dict[int, bytes] = field(default_factory=dict)  #: blobs, until the client has them forgotten
     blobs: Iterator[int] = field(default_factory=lambda: itertools.count(1))  #: numbers for those that it is sent
     shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
     lent: dict[bytes, Held] = field(default_factory=dict)  #: those that it has mapped
@@ -52,6 +53,18 @@ class Session:
         """Bytes of results that the client has not taken."""
         shared = sum(held.segment.size for held in self.shared.values() if held.segment is not None)
         return self.stream.unacked_bytes + shared
+
+    def meant(self, payload: bytes) -> bytes:
+        """Return a payload, or the blob that it mentions.
+
+        Raises:
+            MalformedBatch: There is no such blob.
+        """
+        if (number := mentioned(payload)) is None:
+            return payload
+        if (blob := self.arrived.get(number)) is None:
+            raise MalformedBatch(f"blob {number} was never sent")
+        return blob
 
     def released(self, what: int, reference: bytes) -> Held | None:
         """The client has mapped a result in shared memory, or is done with it: returns what may be used again."""

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MecaError
 from ..wire import objects
-from ..wire.blobs import LARGE, mentioned
 from ..wire.calls import NO_DEFINITION, dump_exception
 from ..wire.lending import FREED, IDLE_BYTES, IDLE_MOST, LENT, Lender, forks
-from ..wire.parcels import SHARED
-from ..wire.payloads import Held, dump
+from ..wire.parcels import FAILED, SHARED
+from ..wire.payloads import Held, check_room, dump
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
 from ..wire.segments import Segment, map_segment
 from .board import FILLED, GENERATION, OUTBOX_AT, OUTBOX_BYTES, REVOKED_FROM, REVOKED_TO, Board
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.003  #: results wait no longer than this for company, before the next call starts
 
-_ELSEWHERE = frozenset((bytes([SHARED]), bytes([LARGE])))  #: first bytes of calls that are not in the message
+_ELSEWHERE = frozenset((bytes([SHARED]), bytes([FAILED])))  #: first bytes of calls that are not in the message
 
 Outcome = tuple[int, bytes]  #: a status, with flags; and the payload
 
@@ -220,15 +219,10 @@ class Worker:
             return raised(error)
 
     def _run_large(self, reference: int, call: bytes) -> tuple[int, bytes]:
-        """Run a call that is in shared memory, and say whether anything of that is left; or one that came as a blob."""
-        if (number := mentioned(call)) is not None:
-            try:
-                call = objects.payload_of(number)
-            except (MecaError, LookupError) as error:  # there was no room for it; or it was killed and is forgotten
-                return raised(error)
-            return self._run(reference, call)
+        """Run a call that is in shared memory, and say whether anything of that is left."""
         held = Held(call)
         try:
+            check_room(call)
             held.view = map_segment(call)
         except MecaError as error:  # it is not there
             return raised(error)

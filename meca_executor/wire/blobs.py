@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import SharedMemoryFull
 from . import segments
-from .parcels import FAILED, PACKED, Parcel
-from .payloads import Held, held_by
+from .parcels import PACKED, Parcel
+from .payloads import Held, held_by, no_room
 from .records import HEADER_BYTES, MalformedBatch, pack_header, unpack_header
 from .stream import PART_BYTES, Piece
 
@@ -26,6 +26,7 @@ PIECE_BYTES = PART_BYTES - HEADER_BYTES
 LAST = 1  #: tag of the last piece's record
 
 _MENTION = struct.Struct("<BQ")
+MENTION_BYTES = HEADER_BYTES + _MENTION.size  #: of a record with one
 
 
 def mention(number: int) -> bytes:
@@ -58,11 +59,14 @@ def pieces(number: int, parts: Iterable[bytes | memoryview]) -> Iterator[Piece]:
 
 
 class Arriving:
-    """Blobs of which pieces have come, of at most `most` bytes each; `shared` puts them into shared memory."""
+    """Blobs of which pieces have come, of at most `most` bytes each.
+
+    With `shared` they are put into shared memory; what does not get any is a payload to be sent on.
+    """
 
     def __init__(self, most: int, *, shared: bool) -> None:
         self._most = most
-        self._shared = shared and segments.available()
+        self._shared = shared
         self._parts: dict[int, _Memory | segments.Growing] = {}
 
     def add(self, body: bytes) -> tuple[int, bytes] | None:
@@ -86,7 +90,9 @@ class Arriving:
         if tag != LAST:
             return None
         del self._parts[number]
-        return number, blob.payload() if isinstance(blob, _Memory) else _in_segment(blob)
+        if isinstance(blob, segments.Growing):
+            return number, _in_segment(blob)
+        return number, bytes(blob.content) if self._shared else blob.payload()
 
     def _begin(self) -> _Memory | segments.Growing:
         return (segments.Growing.begin() if self._shared else None) or _Memory()
@@ -100,18 +106,18 @@ class _Memory:
     """A blob in this process's own memory."""
 
     def __init__(self) -> None:
-        self._content = bytearray()
+        self.content = bytearray()
 
     @property
     def size(self) -> int:
-        return len(self._content)
+        return len(self.content)
 
     def write(self, piece: memoryview) -> None:
-        self._content += piece
+        self.content += piece
 
     def payload(self) -> Held:
         payload = Held(bytes((PACKED,)))
-        payload.view = memoryview(self._content)
+        payload.view = memoryview(self.content)
         return payload
 
 
@@ -119,4 +125,4 @@ def _in_segment(blob: segments.Growing) -> bytes:
     try:
         return held_by(blob.finish())
     except SharedMemoryFull as error:
-        return bytes((FAILED,)) + str(error).encode()
+        return no_room(error)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from ..errors import SharedMemoryFull, SharedMemoryGone
-from .parcels import FAILED, SHARED
-from .payloads import Held, load
+from ..errors import SharedMemoryGone
+from .parcels import SHARED
+from .payloads import Held, check_room, load
 
 _payloads: dict[int, bytes] = {}
 
@@ -36,14 +36,8 @@ def fetch(number: int) -> Any:
         LookupError: It is not here.
         SharedMemoryFull: There was no room for it where it was to be kept.
     """
-    return load(payload_of(number))
-
-
-def payload_of(number: int) -> bytes:
-    """Return an object's payload; errors as `fetch`."""
     payload = _payloads.get(number)
     if payload is None:
         raise LookupError("the object of this handle is gone: its executor, or the last reference to the handle, ended")
-    if payload[0] == FAILED:
-        raise SharedMemoryFull(payload[1:].decode())
-    return payload
+    check_room(payload)
+    return load(payload)

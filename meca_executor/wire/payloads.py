@@ -10,8 +10,9 @@ import pickle
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from ..errors import SharedMemoryFull
 from .calls import PROTOCOL, pickled, pickled_by_value
-from .parcels import PACKED, SHARED, Parcel, unpack
+from .parcels import FAILED, PACKED, SHARED, Parcel, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,21 @@ def opened(payload: bytes) -> tuple[bytes | memoryview, list[memoryview]]:
         assert payload.segment is not None
         return unpack(map_fd(payload.segment.fileno(), payload.segment.size))
     return unpack(bytearray(payload))
+
+
+def no_room(why: SharedMemoryFull) -> bytes:
+    """Return what stands in the place of a payload that there was no room for."""
+    return bytes((FAILED,)) + str(why).encode()
+
+
+def check_room(payload: bytes) -> None:
+    """Check that a payload is not what `no_room` returned.
+
+    Raises:
+        SharedMemoryFull: It is, and why.
+    """
+    if payload[0] == FAILED:
+        raise SharedMemoryFull(payload[1:].decode("utf-8", "replace"))
 
 
 def is_plain(payload: bytes) -> bool:

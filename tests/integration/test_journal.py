@@ -351,21 +351,18 @@ def test_a_journal_that_has_its_size(tmp_path: Path) -> None:
     gateways = Gateways(tmp_path)
     gateways.start("--journal-size", "1")
     room = Room(tmp_path / "held")
-    large = os.urandom(1_000_000)
     with client_of(gateways) as ex:
-        held = [ex.submit(stay_with, str(room.folder), number, large) for number in range(2)]
+        held = [ex.submit(stay, str(room.folder), number) for number in range(2)]
         room.await_count(2)
+        handle = ex.put(os.urandom(3_000_000))  # objects are not refused
+        wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is not None, "it is full", PATIENCE)
         with pytest.raises(NoHostFits, match="--journal-size"):
             ex.submit(abs, -1).result(PATIENCE)
         room.open()
         assert results_of(held) == [0, 1]
+        del handle
         wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is None, "there is room again")
     assert gateways.end(signal.SIGTERM) == 0
-
-
-def stay_with(folder: str, number: int, _: bytes) -> int:
-    """Stay until the door is open."""
-    return stay(folder, number)
 
 
 def test_without_a_journal(tmp_path: Path, room: Room) -> None:

@@ -150,5 +150,16 @@ def test_no_room_is_told_to_who_wants_the_blob() -> None:
             objects.fetch(number)
     finally:
         objects.drop(number)
-    with pytest.raises(LookupError):
-        objects.payload_of(number)
+
+
+@pytest.mark.skipif(not segments.available(), reason="no memory files here")
+def test_what_gets_no_segment_can_be_sent_on() -> None:
+    """Whoever was to put it into shared memory has a plain payload, not memory of its own process."""
+    payload, (soft, hard) = pickle.dumps(b"x" * PIECE_BYTES), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        _, whole = arrived(Arriving(1 << 30, shared=True), bodies(1, contents(payload)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert type(whole) is bytes
+    assert bytes(opened(whole)[0]) == payload
