@@ -22,6 +22,7 @@ from .gateway.keeper import Durable
 from .gateway.server import Server
 from .runtimes.apps import Apps
 from .runtimes.examples import shipped
+from .runtimes.guardian import Guardian
 from .runtimes.processes import Processes
 from .settings import without_secrets
 from .wire.memory import keep_read_buffers
@@ -84,10 +85,11 @@ class Gateway:
         keep_read_buffers()
         slots = workers or core_count()
         environ = without_secrets(os.environ)
-        self._apps = Apps({**shipped(), **apps}, environ=environ)
+        self._guardian = Guardian(environ)
+        self._apps = Apps({**shipped(), **apps}, environ=environ, guardian=self._guardian)
         keeper = None if journal is None else Durable(journal)
         self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting, keeper=keeper)
-        self._hub.start(Processes(self._hub, environ, raise_descriptor_limit()), ready_workers)
+        self._hub.start(Processes(self._hub, environ, self._guardian, raise_descriptor_limit()), ready_workers)
         if journal is not None and keeper is not None:
             revive(self._hub, journal, keeper)
         # The embedded gateway serves its one client only.
@@ -108,6 +110,7 @@ class Gateway:
         done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
         await self._hub.close()
         await self._server.close()
+        self._guardian.close()
         return done
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from .guardian import Guardian
+
 READY_MARK = b"meca-init-done"  #: the container contract: anywhere on stdout
 LOOPBACK = "127.0.0.1"
 TAIL_LINES = 20
@@ -72,7 +74,14 @@ class AppProcess:
         ended: Resolves when process, process group and pipes are gone.
     """
 
-    def __init__(self, name: str, folder: Path, environ: Mapping[str, str], ready_timeout: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        environ: Mapping[str, str],
+        ready_timeout: float,
+        guardian: Guardian | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.name = name
         self.port = 0
@@ -81,6 +90,7 @@ class AppProcess:
         self._script = folder / "src" / "app.py"
         self._environ = environ
         self._ready_timeout = ready_timeout
+        self._guardian = guardian
         self._popen: subprocess.Popen[bytes] | None = None
         self._pipes: list[tuple[asyncio.BaseTransport, _Stream]] = []
         self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
@@ -173,6 +183,8 @@ class AppProcess:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        if self._guardian is not None:
+            self._guardian.watch(self._popen.pid)
 
     async def _connect_pipes(self) -> None:
         assert self._popen is not None
@@ -207,6 +219,8 @@ class AppProcess:
             return True
         # What it started goes with it; now, while its group's number cannot have gone to somebody else.
         _kill_group(self._popen.pid, signal.SIGKILL)
+        if self._guardian is not None:
+            self._guardian.done(self._popen.pid)
         return False
 
     def _signal_group(self, number: signal.Signals) -> None:

@@ -16,6 +16,8 @@ from .app_process import AppProcess, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .guardian import Guardian
+
 EXCERPT_CHARS = 200  #: of a refusal's body, in the error's text
 DEATH_GRACE_S = 1.0  #: after a broken connection, for the app's end to show; without it the fault is the reply's
 
@@ -34,6 +36,7 @@ class Apps:
         idle_timeout: float = 60.0,
         environ: Mapping[str, str] | None = None,
         max_in_flight: int = 16,
+        guardian: Guardian | None = None,
     ) -> None:
         """Know apps; nothing is started yet.
 
@@ -43,6 +46,7 @@ class Apps:
             idle_timeout: Seconds without a call after which an app is ended.
             environ: What apps get, less our secrets; None is this process's environment.
             max_in_flight: Requests that one app gets at once; the others wait.
+            guardian: Ends what apps have started if this process is killed; None is nobody.
 
         Raises:
             UsageError: A folder has no `src/app.py`.
@@ -52,6 +56,7 @@ class Apps:
         self._idle_timeout = idle_timeout
         self._environ = environ
         self._max_in_flight = max_in_flight
+        self._guardian = guardian
         self._current: dict[str, _Instance] = {}  #: what takes new calls, by name
         self._all: set[_Instance] = set()  #: what has not ended, retired ones too
         self._closed = False
@@ -160,7 +165,7 @@ class Apps:
 
     def _launch(self, name: str) -> _Instance:
         environ = os.environ if self._environ is None else self._environ
-        process = AppProcess(name, self._folders[name], environ, self._ready_timeout)
+        process = AppProcess(name, self._folders[name], environ, self._ready_timeout, self._guardian)
         instance = _Instance(process, asyncio.Semaphore(self._max_in_flight))
         self._current[name] = instance
         self._all.add(instance)

@@ -28,6 +28,8 @@ from .pipe import SUMMARY, Reader, framed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .guardian import Guardian
+
 log = logging.getLogger("meca.gateway")
 
 STOP_GRACE_S = 2.0  #: an idle worker's exit hooks have so long
@@ -55,8 +57,9 @@ class Events(Protocol):
 class Processes:
     """The worker processes of one gateway. Make and use it in the main thread's loop (it needs SIGCHLD)."""
 
-    def __init__(self, events: Events, environ: Mapping[str, str], descriptors: int = 1024) -> None:
+    def __init__(self, events: Events, environ: Mapping[str, str], guardian: Guardian, descriptors: int = 1024) -> None:
         self._events = events
+        self._guardian = guardian
         self._descriptors = descriptors  #: that a worker may have open
         self._environ = dict(environ)
         self._workers: dict[int, Process] = {}
@@ -69,7 +72,9 @@ class Processes:
         """Start a worker under this number; a failure to start is its end."""
         self._gone.clear()
         try:
-            self._workers[worker] = Process(worker, self._events, self._environ, self._descriptors, self._loop)
+            process = Process(worker, self._events, self._environ, self._descriptors, self._loop)
+            self._workers[worker] = process
+            self._guardian.watch(process.group)
         except OSError as error:
             self._loop.call_soon(self._events.on_end, worker, 0, f"a worker process cannot be started: {error}")
 
@@ -107,9 +112,11 @@ class Processes:
         self._loop.remove_signal_handler(signal.SIGCHLD)
 
     def _reap(self) -> None:
+        self._guardian.check()
         for process in list(self._workers.values()):
             if (how := process.exited()) is not None:
                 del self._workers[process.number]
+                self._guardian.done(process.group)
                 process.finish(how)
         if not self._workers:
             self._gone.set()
@@ -156,6 +163,11 @@ class Process:
 
     def __repr__(self) -> str:
         return f"<Process {self.number} pid {self._popen.pid}>"
+
+    @property
+    def group(self) -> int:
+        """The process group that it and its children are in."""
+        return self._popen.pid
 
     # -- out --------------------------------------------------------------------------------------
 

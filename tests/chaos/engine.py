@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import meca_executor
 from tests.helpers import leaks
 from tests.helpers.memory import mapped_segments, open_segments
-from tests.helpers.processes import CAN_LIST, children, command, has_in_environment
+from tests.helpers.processes import CAN_LIST, children, command, has_in_environment, is_running
 from tests.helpers.waiting import becomes_true, wait_until
 
 from .client import APP_REF, EVER_S, STUCK_S, Orders, Told
@@ -287,7 +287,7 @@ class Engine:
                 self._check_gateway(before)
         finally:
             self.end_gateway()
-            orphans = self._end_orphans()
+            orphans = self._find_orphans()
         report = self._reckon()
         report.orphans = orphans
         return report
@@ -301,18 +301,23 @@ class Engine:
         if not becomes_true(lambda: not open_segments(pid) and not mapped_segments(pid), READY_S):
             self.broken.append(f"the gateway keeps memory: {open_segments(pid)}, {mapped_segments(pid)} mapped")
 
-    def _end_orphans(self) -> int:
-        """Kill what tasks started and a killed gateway could not end, and count it; all else must be gone by itself."""
-        count = 0
-        for file in self.marks.glob("children-*"):
-            for gateway, pid in (map(int, line.split()) for line in file.read_text().splitlines()):
-                if gateway in self.killed and has_in_environment(
-                    pid, f"{leaks.MARK}={os.environ[leaks.MARK]}".encode()
-                ):
-                    count += 1
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-        return count
+    def _find_orphans(self) -> int:
+        """Count what tasks started and no gateway's end has ended; it is killed, and a promise was broken."""
+        mark = f"{leaks.MARK}={os.environ[leaks.MARK]}".encode()
+        lines = [line for file in self.marks.glob("children-*") for line in file.read_text().splitlines()]
+        left = [line.split() for line in lines]
+
+        def alive() -> list[list[str]]:
+            # One that has another environment has the number of ours, and is not ours.
+            return [both for both in left if is_running(int(both[1])) and has_in_environment(int(both[1]), mark)]
+
+        becomes_true(lambda: not alive(), READY_S)
+        for gateway, pid in (orphans := alive()):
+            how = "was killed" if int(gateway) in self.killed else "ended"
+            self.broken.append(f"process {pid}, which a task left, outlives its gateway {gateway}, which {how}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        return len(orphans)
 
     @contextlib.contextmanager
     def _clients(self) -> Iterator[None]:

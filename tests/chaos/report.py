@@ -33,7 +33,7 @@ class Report:
     wrong: int = 0
     twice: int = 0  #: results that came again
     too_often: int = 0
-    orphans: int = 0  #: processes that tasks started and a killed gateway left; they are no promise
+    orphans: int = 0  #: processes that tasks started and that outlived their gateway
     unrun: int = 0  #: errors of tasks that never began
 
     def count_runs(self, marks: Path) -> None:
@@ -98,7 +98,7 @@ class Report:
         rows += [("run more often than allowed", str(self.too_often))]
         runs = sorted(self.executions.items())
         rows += [("executions of a task", ", ".join(f"{count}: {tasks}" for count, tasks in runs))]
-        rows += [("left by tasks of killed gateways", str(self.orphans))] if self.orphans else []
+        rows += [("processes left by tasks", str(self.orphans))]
         rows += [("promises broken", str(len(self.broken))), ("seed", self.seed)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {text}" for name, text in rows]
