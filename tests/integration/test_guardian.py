@@ -153,8 +153,10 @@ def test_a_child_that_left_its_group_lives_on(gateways: Gateways) -> None:
 @contextlib.contextmanager
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(SLEEPER, start_new_session=True) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_what_has_ended_is_left_alone() -> None:
