@@ -351,7 +351,6 @@ class Broker:
         needed = {session.path, number} - worker.known - {0}
         worker.known |= needed
         ordinal, batches = worker.next_ordinal, []
-        once = queue[0].options.once
         while size and queue and queue[0].kind == kind:  # another kind: another estimate, another batch
             group = queue[0].cut(size) if len(queue[0]) > size else queue.popleft()
             group.charge = batching.TARGET_US if estimate is None else estimate
@@ -368,7 +367,7 @@ class Broker:
         definitions = [self._definitions[number] for number in sorted(needed)]
         definitions += [session.objects[number] for number in session.objects.keys() - worker.objects]
         worker.objects |= session.objects.keys()
-        self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches), session.id, once))
+        self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches), session.id))
 
     def _fail_pool(self, pool: Pool, text: str) -> None:
         """Nothing can run in this pool: every task of its sessions fails, those to come too."""

@@ -56,7 +56,7 @@ class ContainerCalls:
         began = time.monotonic()
         try:
             async with session.gate:
-                await self._written_down(session, record, options)
+                await self._written_down(session, record)
                 began = time.monotonic()
                 status, payload = await self.ask(options, record[3])
         finally:
@@ -64,9 +64,10 @@ class ContainerCalls:
         micros = min(int((time.monotonic() - began) * 1e6), MICROS_MAX)
         self._report(session.id, encode([(record[0], status, micros, payload)]))
 
-    async def _written_down(self, session: Session, record: Record, options: Options) -> None:
+    async def _written_down(self, session: Session, record: Record) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._keeper.started(session, encode([record]), options.once, None, partial(_settle, done))
+        self._keeper.started(session, encode([record]))
+        self._keeper.then(partial(_settle, done))
         await done
 
     def _over(self, session: Session, number: int, call: asyncio.Task[None]) -> None:

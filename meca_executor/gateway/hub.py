@@ -226,17 +226,15 @@ class Hub:
             if isinstance(todo, Report):
                 self.report(*todo)
             elif isinstance(todo, Run):
-                self._keeper.started(
-                    self.sessions[todo.session], todo.calls, todo.once, todo.worker, partial(self._hand_over, todo)
-                )
+                self._keeper.started(self.sessions[todo.session], todo.calls)
+                self._keeper.then(partial(self._hand_over, todo))
             elif isinstance(todo, Spawn):
                 workers.spawn(todo.worker)
             elif isinstance(todo, Setup):
                 workers.send(todo.worker, Kind.SETUP, todo.batch)
             elif isinstance(todo, Forget):
-                workers.send(
-                    todo.worker, Kind.DEFINE, encode((number, Definition.FORGET, 0, b"") for number in todo.numbers)
-                )
+                gone = encode((number, Definition.FORGET, 0, b"") for number in todo.numbers)
+                self._keeper.then(partial(self.tell_worker, todo.worker, gone))
             elif isinstance(todo, Revoke):
                 workers.revoke(*todo)
             elif isinstance(todo, Stop):

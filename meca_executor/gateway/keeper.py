@@ -1,14 +1,14 @@
 """Keepers: what a gateway writes down before it does or tells something.
 
-Without a journal that is nothing. With one, a client's message is acknowledged, a result told, and a call that may be
-made only once begun when that is on disk, and not before; so no end of the gateway loses or doubles one.
+Without a journal that is nothing. With one, a client's message is acknowledged, a result told, and a call begun when
+that is on disk, and not before; so no end of the gateway loses a call, or has it made more often than it may be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -50,8 +50,11 @@ class Keeper(Protocol):
     def taken(self, session: Session, message: Message | None) -> None:
         """A message of the client has come, and is acted on next; None: it was refused."""
 
-    def started(self, session: Session, calls: bytes, once: bool, lane: int | None, go: Callable[[], object]) -> None:
-        """Calls are to begin, by `go`; what has one lane keeps its order."""
+    def started(self, session: Session, calls: bytes) -> None:
+        """Calls are to begin."""
+
+    def then(self, go: Callable[[], object]) -> None:
+        """Do something that must not come before what was told until now is kept; in order."""
 
     def report(self, session: Session, kind: Kind, batch: bytes, transmit: Callable[[bytes], object]) -> None:
         """Outcomes are to be told, by `transmit` frame by frame."""
@@ -86,7 +89,10 @@ class Volatile:
     def taken(self, session: Session, message: Message | None) -> None:
         """As `Keeper`."""
 
-    def started(self, session: Session, calls: bytes, once: bool, lane: int | None, go: Callable[[], object]) -> None:
+    def started(self, session: Session, calls: bytes) -> None:
+        """As `Keeper`."""
+
+    def then(self, go: Callable[[], object]) -> None:
         """As `Keeper`."""
         go()
 
@@ -130,7 +136,6 @@ class Durable:
         self._rows = itertools.count(journal.next_row())
         self._life = journal.begin_life()
         self._kept: dict[str, Kept] = {}
-        self._lanes: Counter[int] = Counter()  # hand-overs that wait
         self._closed = False
         self._waiting: list[Callable[[], object]] = []  # for what was written in this turn of the loop
 
@@ -206,27 +211,18 @@ class Durable:
         elif message.kind is Kind.PIECE:
             books.object(row, unpack_id(message.body, 0)[0])
 
-    def started(self, session: Session, calls: bytes, once: bool, lane: int | None, go: Callable[[], object]) -> None:
+    def started(self, session: Session, calls: bytes) -> None:
         """As `Keeper`."""
-        if (kept := self._kept.get(session.id)) is not None:
-            ids = [number for number in ids_of(calls) if number in kept.books]
+        if (kept := self._kept.get(session.id)) is None:
+            return
+        if ids := [number for number in ids_of(calls) if number in kept.books]:
             row = next(self._rows)
-            if ids:
-                self._journal.append(session.id, Entry(row, STARTED, self._life, pack_ids(ids)))
-                kept.books.note(row, ids)
-        if lane is None:
-            self._after(go)
-        elif once or self._lanes[lane]:
-            self._lanes[lane] += 1
-            self._after(partial(self._leave_lane, lane, go))
-        else:
-            go()
+            self._journal.append(session.id, Entry(row, STARTED, self._life, pack_ids(ids)))
+            kept.books.note(row, ids)
 
-    def _leave_lane(self, lane: int, go: Callable[[], object]) -> None:
-        self._lanes[lane] -= 1
-        if not self._lanes[lane]:
-            del self._lanes[lane]
-        go()
+    def then(self, go: Callable[[], object]) -> None:
+        """As `Keeper`."""
+        self._after(go)
 
     def report(self, session: Session, kind: Kind, batch: bytes, transmit: Callable[[bytes], object]) -> None:
         """As `Keeper`."""

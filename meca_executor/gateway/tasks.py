@@ -26,11 +26,6 @@ class Options:
     resource: dict[str, float] = field(default_factory=dict)
     attempts: int | None = None  #: in all; None: only the client knows when they are enough
 
-    @property
-    def once(self) -> bool:
-        """Whether a call may be the last one, for all that the gateway knows."""
-        return self.attempts is None or self.attempts <= 1
-
     @classmethod
     def from_fields(cls, fields: Any) -> Options:
         """Read what a client sent.
@@ -140,7 +135,6 @@ class Run(NamedTuple):
     reference: int  #: the number of their function's definition; 0: each call carries its own
     calls: bytes  #: a batch of (task id, 0, 0, call)
     session: str  #: whose they are
-    once: bool = False  #: they may not be made again
 
 
 class Forget(NamedTuple):

@@ -20,7 +20,7 @@ def test_the_first_task_starts_a_worker_tells_it_what_for_and_runs() -> None:
     assert runtime.told == [
         Spawn(1),
         Setup(1, b"setup"),
-        Run(1, [(1, 0, 0, b"reference")], 1, 1, encode([(7, 0, 0, b"a:7")]), "a", True),
+        Run(1, [(1, 0, 0, b"reference")], 1, 1, encode([(7, 0, 0, b"a:7")]), "a"),
     ]
 
 
@@ -41,7 +41,7 @@ def test_a_call_that_carries_its_function_needs_no_definition() -> None:
     """Definition 0 is none."""
     runtime = runtime_with()
     runtime.submit("a", [1], ref=0)
-    assert runtime.told[-1] == Run(1, [], 1, 0, encode([(1, 0, 0, b"a:1")]), "a", True)
+    assert runtime.told[-1] == Run(1, [], 1, 0, encode([(1, 0, 0, b"a:1")]), "a")
 
 
 def test_unknown_tasks_take_one_worker_each() -> None:

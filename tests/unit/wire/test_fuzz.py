@@ -168,7 +168,7 @@ def read_options(fields: Any) -> None:
     why = why_never(options.resource, {"cpu": 2.0, "memory": 1000.0})
     assert why is None or isinstance(why, str)
     assert options.timeout is None or options.timeout > 0
-    assert isinstance(options.once, bool)
+    assert options.attempts is None or options.attempts >= 1
 
 
 @thoroughly
