@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what leaves out the controls of the contract suite."""
+    parser.addoption("--kinds", default="", help="only these implementations in tests/contract, e.g. meca")
+
+
 def pytest_configure() -> None:
     """Give the run a temporary folder of its own, so that a forgotten file is seen, and its mark."""
     # Where pytest itself keeps `tmp_path` folders stays as it is: they outlive the run.

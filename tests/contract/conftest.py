@@ -33,7 +33,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("kinds")
-    names = mark.args if mark else tuple(KINDS)
+    wanted = metafunc.config.getoption("--kinds").split(",")
+    names = [name for name in (mark.args if mark else KINDS) if wanted == [""] or name in wanted]
     metafunc.parametrize("kind", [KINDS[name] for name in names], ids=names, indirect=True, scope="session")
 
 
