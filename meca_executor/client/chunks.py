@@ -11,6 +11,7 @@ import time
 from concurrent.futures import TimeoutError as Late  # before Python 3.11 another one than the builtin
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..wire.payloads import in_frame
 from .future import MecaFuture
 from .options import TaskOptions
 from .outcomes import named
@@ -119,6 +120,10 @@ class Chunk:
                 future.cancel()
                 self.set(index, _Own(future))
             self.arrived.notify_all()
+
+    def put_into_frames(self) -> None:
+        """What of it is in shared memory travels by itself."""
+        self.payloads = [in_frame(payload) for payload in self.payloads]
 
     def cancel(self) -> None:
         """Nobody waits any more."""

@@ -15,7 +15,7 @@ from ..settings import HELLO_LIMIT, NAME_LIMIT, given_ca_file
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
 from .driver import OtherDialect
-from .http import Handshake
+from .http import LOGGER, Handshake
 from .tls import UntrustedGateway, client_context, why_untrusted
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Connection:
         self._sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
+            logger=LOGGER,
+            engineio_logger=LOGGER,
             http_session=self._http,
             websocket_extra_options={"max_msg_size": 2 * FRAME_LIMIT},
         )

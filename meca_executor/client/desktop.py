@@ -17,7 +17,7 @@ from ..errors import GatewayRefused, GatewayUnreachable, NoHostFits
 from ..wire import desktop as old
 from ..wire.records import Status
 from .desktop_socket import Packet
-from .http import Handshake
+from .http import LOGGER, Handshake
 
 if TYPE_CHECKING:
     from .chunks import Slice
@@ -103,6 +103,8 @@ class Desktop:
         sio = self._sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
+            logger=LOGGER,
+            engineio_logger=LOGGER,
             serializer=Packet,
             http_session=self._http,
             websocket_extra_options={"max_msg_size": 0},  # replies have no limit

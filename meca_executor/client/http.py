@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ..wire.desktop import MAX_PAYLOAD
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import aiohttp
 
 CLOSE_S = 0.5  #: how long a server may take to answer a websocket's farewell
+#: For python-socketio and python-engineio, which else print on the program's stderr what they think of a link that
+#: drops ("packet queue is empty, aborting"). The link tells of that; what an event's handler raised is passed on.
+LOGGER = logging.getLogger("meca.socket")
+LOGGER.addFilter(lambda record: bool(record.exc_info))
 
 
 class Handshake:

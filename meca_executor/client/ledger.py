@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ..errors import TaskKilled
+from ..errors import GatewayRefused, TaskKilled
 from ..policy.retry import is_lost
 from ..wire.lending import FREED, Lender
 from ..wire.parcels import SHARED
-from ..wire.payloads import in_frame
 from ..wire.records import COUNTED, Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
 from .outcomes import give_back, named, read_outcome, resolve, value_of
+from .refused import Refused
 from .spent import Spent
-from .tasks import Task
+from .tasks import Again, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,18 +29,11 @@ if TYPE_CHECKING:
     from .attempts import Handed
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
-_OK = int(Status.OK)  # plain: compared for each task
+_OK, _BUSY = int(Status.OK), int(Status.BUSY)  # plain: compared for each task
 FLAGS = ~0xFF  #: of a status
 _INDEX = (1 << INDEX_BITS) - 1
 BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
-
-
-class Again(NamedTuple):
-    """A task that is to be queued once more, after a delay."""
-
-    task: Task
-    delay: float  #: seconds
 
 
 class Ledger:
@@ -63,6 +56,7 @@ class Ledger:
         self._waiting: dict[int, Task] = {}
         self._killed: set[int] = set()  # out, and to be ended there
         self._let_go: set[int] = set()  # ended here, while a gateway that cannot be told yet may still run them
+        self.refused = Refused()
         self.lender = Lender()
         self.freed: Callable[[bytes], object] = lambda payload: None  #: told when a result in shared memory is let go
         self._refusal: Callable[[], BaseException] | None = None
@@ -110,7 +104,8 @@ class Ledger:
             self._refusal = error
 
     def cancel_queued(self) -> None:
-        """Cancel what has not been handed over."""
+        """Cancel what has not been handed over; what is refused from now on fails."""
+        self.refused.policy.give_up()
         for entry in list(self._queue):
             entry.cancel_queued()
 
@@ -141,15 +136,14 @@ class Ledger:
 
     def put_into_frames(self) -> None:
         """The gateway cannot read our memory: what was put there travels by itself."""
-        for task in (*self._queue, *self._waiting.values()):
-            if isinstance(task, Task):
-                task.payload = in_frame(task.payload)
-            else:
-                task.payloads = [in_frame(payload) for payload in task.payloads]
+        for entry in (*self._queue, *self._waiting.values()):
+            entry.put_into_frames()
 
     def next_batch(self, now: float) -> list[Task | Slice]:
         """Take from the queue what may be handed over now, at most a frame's worth."""
         batch: list[Task | Slice] = []
+        if self.refused.policy.wait():
+            return batch
         queue, credit, count, size, room = self._queue, self.credit, 0, 0, 0
         kind: tuple[int, int] | None = None
         handed: Handed | None = None
@@ -191,6 +185,8 @@ class Ledger:
                 room -= 1
                 count += 1
             size += bytes_
+        if batch:
+            self.refused.policy.offered()
         return batch
 
     def _next(self) -> Task | Chunk | None:
@@ -202,7 +198,7 @@ class Ledger:
 
     def _begin(self, task: Task, now: float, handed: Handed) -> bool:
         """Claim a task whose turn has come; False when there is nothing to hand over."""
-        if task.attempts == 0:
+        if not task.began:
             if not task.future.claim():
                 return False
             task.began = now
@@ -266,6 +262,8 @@ class Ledger:
                 spent.returned(task.kind, task.charge, len(task.payload))
                 if flags & COUNTED:
                     task.count(micros)
+                if status == _BUSY and not (payload := self.refused.take(task, payload, self._killed)):
+                    continue
                 retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), now, flags & FREED)
             if retry is not None:
                 again.append(retry)
@@ -273,6 +271,7 @@ class Ledger:
                 spent.micros += micros
                 spent.measured += 1
         spent.tell()
+        self.refused.put_back(self._queue, records)
         for chunk in chunks:
             chunk.notify()
         return again
@@ -293,6 +292,8 @@ class Ledger:
         task = chunk.task(index)
         if flags & COUNTED:
             task.count(micros)
+        if status == _BUSY and not (payload := self.refused.take(task, payload, self._killed)):
+            return None
         return self._conclude(task, *read_outcome(task, status, payload, self.freed), now, freed)
 
     def _item_done(self, chunk: Chunk) -> float:
@@ -327,7 +328,7 @@ class Ledger:
         retry = task.options.retry
         if task.number in self._killed:
             self._killed.discard(task.number)
-            if error is not None and is_lost(error):  # it was to be ended, and is: no other attempt
+            if error is not None and (is_lost(error) or isinstance(error, GatewayRefused)):  # to be ended, and is
                 error = TaskKilled(f"task {task.future.task_id}: ended by kill()")
         if error is not None or retry.looks_at_results:
             try:
@@ -358,10 +359,8 @@ class Ledger:
         if number in self._out:
             self._killed.add(number)
             return True
-        begun = next(
-            (task for task in list(self._queue) if isinstance(task, Task) and task.number == number and task.attempts),
-            None,
-        )
+        queued = [task for task in list(self._queue) if isinstance(task, Task) and task.number == number]
+        begun = next((task for task in queued if task.began), None)
         if begun is not None:
             self._queue.remove(begun)
         if (task := self._waiting.pop(number, begun)) is not None:
@@ -391,7 +390,7 @@ class Ledger:
         while (entry := self._next()) is not None:
             if isinstance(entry, Chunk):
                 chunks[entry.number] = entry
-            elif entry.attempts or entry.future.claim():
+            elif entry.began or entry.future.claim():
                 tasks.append(entry)
         self._forget()
         for task in tasks:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from ..errors import ExecutorClosed, GatewayLost, GatewayUnreachable, InitializerFailed, MecaError
+from ..policy.reconnecting import Reconnecting
 from ..wire import segments
 from ..wire.memory import keep_read_buffers
 from ..wire.records import Status
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from .driver import Driver, LinkSettings
     from .embedded import EmbeddedGateway
-    from .ledger import Again, Ledger
-    from .tasks import Registry, Task
+    from .ledger import Ledger
+    from .tasks import Again, Registry, Task
 
 ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
 CANCEL_S = 1.0  #: for tasks of the loop to end, when it ends
@@ -58,6 +60,8 @@ class Link:
         self._failure: BaseException | None = None
         self._lost: asyncio.Event
         self._deadline = 0.0  # when the present tries to connect end
+        self._reconnecting = Reconnecting()
+        self._offer: asyncio.TimerHandle | None = None  # for tasks that the gateway would not take
         self._started = threading.Event()  # connected for the first time, or failed
         self._unwanted: asyncio.Event  # closing, and no task is left
         self._thread = threading.Thread(target=self._run, name=settings.name)
@@ -180,7 +184,9 @@ class Link:
             self._state.change("connected", f"connected to {self.endpoint}, {self.dialect} dialect")
             self._started.set()
             self.pump()
+            connected_at = time.monotonic()
             await self._lost.wait()
+            self._reconnecting.dropped(time.monotonic() - connected_at)
             done = self._closing and self.ledger.idle
             if not done:
                 self._state.change("resuming", f"the connection to {self.endpoint} dropped")
@@ -204,9 +210,11 @@ class Link:
         again, now = self._state.word == "resuming", time.monotonic()
         limit = self.settings.resume_window if again else self.settings.connect_timeout
         self._deadline = limit + (self._state.since if again else now)
+        if (pause := self._reconnecting.pause(random.random())) > 0.0:
+            await self._pause(pause)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
-            stop=stop_after_delay(self._deadline - now) | stop_when_event_set(self._unwanted),  # type: ignore[arg-type]  # it asks is_set()
+            stop=stop_after_delay(self._deadline - time.monotonic()) | stop_when_event_set(self._unwanted),  # type: ignore[arg-type]  # it asks is_set()
             wait=wait_random_exponential(multiplier=0.1, max=5.0),
             sleep=self._pause,
             reraise=True,
@@ -265,11 +273,20 @@ class Link:
             while batch := self.ledger.next_batch(time.monotonic()):
                 self._driver.hand_over(batch)
             self._driver.tidy()
+            if (pause := self.ledger.refused.policy.wait()) > 0.0:
+                self._pump_in(pause)
         elif self._closing:
             self.ledger.drop_cancelled()
         if self._closing and self.ledger.idle:
             self._unwanted.set()
             self._lost.set()
+
+    def _pump_in(self, seconds: float) -> None:
+        """Offer again what the gateway would not take."""
+        assert self._loop is not None
+        if self._offer is not None:
+            self._offer.cancel()
+        self._offer = self._loop.call_later(seconds, self.pump)
 
     def settled(self, records: list[Record]) -> None:
         """Outcomes came, and what was printed before them."""

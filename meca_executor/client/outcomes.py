@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import (
     AttemptLost,
     ContainerFailed,
+    GatewayRefused,
     InitializerFailed,
     MecaError,
     NoHostFits,
@@ -50,6 +51,7 @@ TEXT_ERRORS: dict[Status, type[MecaError]] = {
     Status.CONTAINER_LOST: ContainerFailed,
     Status.TOO_LARGE: TaskTooLarge,
     Status.BROKEN: InitializerFailed,
+    Status.BUSY: GatewayRefused,
 }
 
 

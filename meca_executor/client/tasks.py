@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..wire.calls import BY_REFERENCE, NO_DEFINITION, reference_to
+from ..wire.payloads import in_frame
 from .checks import check_callable
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Task:
         self.kind = kind  #: options id and definition id
         self.options = options
         self.decode = decode  #: reads a container's reply; None for a function
-        self.attempts = 0  #: handed over so far
-        self.began = 0.0  #: when first handed over
+        self.attempts = 0  #: handed over so far, and taken
+        self.began = 0.0  #: when first handed over; since then its future counts as running
         self.charge = 0.0  #: what it counts for in the credit
 
     def count(self, attempts: int) -> None:
@@ -56,6 +57,10 @@ class Task:
         """Cancel it, for it was not handed over."""
         self.future.cancel()
 
+    def put_into_frames(self) -> None:
+        """What of it is in shared memory travels by itself."""
+        self.payload = in_frame(self.payload)
+
     @property
     def last(self) -> tuple[int, bytes]:
         """Number and payload of its last call."""
@@ -65,6 +70,13 @@ class Task:
     def calls(self) -> list[Record]:
         """What travels."""
         return [(self.number, self.attempts - 1, 0, self.payload)]
+
+
+class Again(NamedTuple):
+    """A task that is to be queued once more, after a delay."""
+
+    task: Task
+    delay: float  #: seconds
 
 
 class Registry:

@@ -55,7 +55,7 @@ class Intake:
         """Take in a message that has just come; all else as `act`."""
         if message.kind is Kind.TASKS and session.opened and (why := self._keeper.full) is not None:
             refused = [record for group in decode(message.body) for record in decode(group[3])]
-            self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in refused))
+            self._hub.report(session.id, encode((record[0], int(Status.BUSY), 0, why) for record in refused))
             self._keeper.taken(session, None)
         else:
             self._keeper.taken(session, message)  # first: what is begun by it is among what was taken

@@ -128,6 +128,10 @@ class RetryPolicy:
         state.upcoming_sleep = delay
         return None if self.stop is not None and self.stop(state) else delay
 
+    def ends(self, attempt: int, began: float, outcome: BaseException) -> bool:
+        """Whether a tenacity `stop_*` ends it; the arguments are those of `decide`."""
+        return self.stop is not None and bool(self.stop(_call_state(attempt, began, outcome, None)))
+
 
 @dataclass(frozen=True)
 class Parts:

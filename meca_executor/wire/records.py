@@ -97,6 +97,7 @@ class Status(IntEnum):
     CONTAINER_LOST = 10  # UTF-8 text: it had been ready and ended during the call
     TOO_LARGE = 11  # UTF-8 text
     BROKEN = 12  # UTF-8 text: nothing can run in this session (its initializer failed)
+    BUSY = 13  # UTF-8 text: not taken, and nothing of it has begun; it may be offered again
     STDOUT = 64  # what the session's tasks printed, whole lines where there are
     STDERR = 65
     SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to

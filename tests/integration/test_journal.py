@@ -15,9 +15,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tenacity import stop_after_delay
 
-from meca_executor import AttemptLost, Container, GatewayLost, MecaExecutor, TaskKilled
+from meca_executor import AttemptLost, Container, GatewayLost, GatewayRefused, MecaExecutor, TaskKilled
 from meca_executor.gateway.books import OUTCOMES, ids_of, ids_of_tasks
+from meca_executor.policy import refusals
 from meca_executor.wire.records import Kind
 from tests.contract.rooms import Room
 from tests.helpers.waiting import wait_until
@@ -344,25 +346,45 @@ def test_a_full_disk(tmp_path: Path, room: Room) -> None:
     assert gateways.end(signal.SIGTERM) == 0
 
 
-def test_a_journal_that_has_its_size(tmp_path: Path) -> None:
-    """No more tasks are taken, in words; what was taken is done."""
-    from meca_executor import NoHostFits
-
-    gateways = Gateways(tmp_path)
+@contextlib.contextmanager
+def full_gateway(folder: Path) -> Iterator[tuple[MecaExecutor, Callable[[], object]]]:
+    """Give a client of a gateway whose journal has its size, until what is given beside it is called."""
+    gateways = Gateways(folder)
     gateways.start("--journal-size", "1")
-    room = Room(tmp_path / "held")
     with client_of(gateways) as ex:
-        held = [ex.submit(stay, str(room.folder), number) for number in range(2)]
-        room.await_count(2)
-        handle = ex.put(os.urandom(3_000_000))  # objects are not refused
-        wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is not None, "it is full", PATIENCE)
-        with pytest.raises(NoHostFits, match="--journal-size"):
-            ex.submit(abs, -1).result(PATIENCE)
-        room.open()
-        assert results_of(held) == [0, 1]
-        del handle
-        wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is None, "there is room again")
+        handles = [ex.put(os.urandom(3_000_000))]  # objects are not refused
+        refused = ex._ledger.refused.policy
+        wait_until(lambda: ex.submit(abs, -1) and refused.active, "it is full", PATIENCE)
+        yield ex, handles.clear
     assert gateways.end(signal.SIGTERM) == 0
+
+
+def test_a_journal_that_has_its_size(tmp_path: Path, room: Room) -> None:
+    """What is refused is offered again until there is room, also with one attempt: that was none."""
+    with full_gateway(tmp_path) as (ex, make_room):
+        once = ex.options(retry=1)
+        refused = [once.submit(enter, str(room.folder), number) for number in range(3)]
+        mapped = ex.map(abs, range(-100, 0))
+        with pytest.raises(GatewayRefused, match=r"--journal-size \(and retry= says that it is enough\)"):
+            ex.options(retry=stop_after_delay(0.1)).submit(abs, -1).result(PATIENCE)
+        assert not any(future.done() for future in refused)
+        make_room()
+        assert results_of(refused) == [0, 1, 2]
+        assert list(mapped) == list(range(100, 0, -1))
+        assert [len(future.attempts) for future in refused] == [1, 1, 1]
+    assert sorted(room.entered()) == ["0", "1", "2"]
+
+
+def test_a_journal_that_stays_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is an error in the end, and says why; when there is room again, tasks are taken."""
+    monkeypatch.setattr(refusals, "LIMIT_S", 3.0)
+    with full_gateway(tmp_path) as (ex, make_room):
+        futures = [ex.submit(abs, -number) for number in range(10)]
+        for future in futures:
+            with pytest.raises(GatewayRefused, match=r"--journal-size \(it has taken nothing for 3 s\)"):
+                future.result(PATIENCE)
+        make_room()
+        wait_until(lambda: ex.submit(abs, -1).exception(PATIENCE) is None, "there is room again", PATIENCE)
 
 
 def test_without_a_journal(tmp_path: Path, room: Room) -> None:

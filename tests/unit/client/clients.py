@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from meca_executor import GatewayLost
 from meca_executor.client.chunks import Chunk, Map
 from meca_executor.client.future import MecaFuture
-from meca_executor.client.ledger import Again, Ledger
+from meca_executor.client.ledger import Ledger
 from meca_executor.client.options import TaskOptions
-from meca_executor.client.tasks import Task
+from meca_executor.client.tasks import Again, Task
 from meca_executor.policy.credit import Credit
 from meca_executor.wire.calls import dumps
 from meca_executor.wire.records import Status

@@ -18,7 +18,7 @@ from meca_executor.wire.records import COUNTED, Status
 from .clients import Client, gone
 
 if TYPE_CHECKING:
-    from meca_executor.client.ledger import Again
+    from meca_executor.client.tasks import Again
 
 HERE = "http://here:1"
 

@@ -24,7 +24,7 @@ from .clients import Client
 
 if TYPE_CHECKING:
     from meca_executor.client.future import MecaFuture
-    from meca_executor.client.ledger import Again
+    from meca_executor.client.tasks import Again
 
 quickly = settings(database=None, deadline=None, derandomize=True, max_examples=100)
 
