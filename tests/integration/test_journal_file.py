@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -118,6 +119,51 @@ def test_old_sessions_expire(journal: Journal) -> None:
     with contextlib.closing(Journal(journal.path, keep=0.0)) as later:
         assert later.load() == []
         assert list(later.entries("s")) == []
+
+
+def test_a_session_that_is_in_use_does_not_expire(journal: Journal) -> None:
+    """Each message of its client says that it is: it may be connected for longer than `keep`."""
+    journal.opened(SESSION)
+    journal.opened(SESSION._replace(id="idle"))
+    committed(journal)
+    with contextlib.closing(sqlite3.connect(journal.path)) as other, other:
+        other.execute("UPDATE sessions SET seen = seen - 7200")
+    journal.received("s", 7)
+    journal.close()
+    with contextlib.closing(Journal(journal.path, keep=3600.0)) as later:
+        assert [session.id for session in later.load()] == ["s"]
+
+
+def test_a_file_that_somebody_removed_does_not_end_it(journal: Journal) -> None:
+    """It was to go anyway."""
+    journal.opened(SESSION)
+    for row in (1, 2, 3):
+        journal.append("s", Entry(row, 5, row, LARGE))
+    committed(journal)
+    for file in Path(f"{journal.path}.d").iterdir():
+        file.unlink()
+    journal.forget([1])
+    journal.replace(Entry(2, 102, 0, b"ids"))
+    journal.ended("s", [3])
+    committed(journal)
+    assert journal.failure is None
+
+
+def test_a_drain_before_a_client_has_said_what_its_workers_are_for(journal: Journal) -> None:
+    """Its session is known, and has nothing to pause."""
+
+    async def drain() -> bool:
+        from meca_executor.gateway.broker import Broker
+        from meca_executor.gateway.hub import Hub
+        from meca_executor.gateway.keeper import Durable
+        from meca_executor.runtimes.apps import Apps
+
+        hub = Hub(Broker(1), Apps({}), {"cpu": 1}, keeper=Durable(journal))
+        session, resumed = hub.attach("s", "me", 1, None)
+        assert not (resumed or session.opened)
+        return await hub.drain(LIMIT)
+
+    assert asyncio.run(drain())
 
 
 def test_a_missing_file_is_damage(journal: Journal) -> None:
