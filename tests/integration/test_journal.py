@@ -353,8 +353,10 @@ def full_gateway(folder: Path) -> Iterator[tuple[MecaExecutor, Callable[[], obje
     gateways.start("--journal-size", "1")
     with client_of(gateways) as ex:
         handles = [ex.put(os.urandom(3_000_000))]  # objects are not refused
-        refused = ex._ledger.refused.policy
-        wait_until(lambda: ex.submit(abs, -1) and refused.active, "it is full", PATIENCE)
+        hasty = ex.options(retry=stop_after_delay(0.1))
+        wait_until(lambda: hasty.submit(abs, -1).exception(PATIENCE) is not None, "it is full", PATIENCE)
+        with pytest.raises(GatewayRefused, match=r"--journal-size \(and retry= says that it is enough\)"):
+            hasty.submit(abs, -1).result(PATIENCE)
         yield ex, handles.clear
     assert gateways.end(signal.SIGTERM) == 0
 
@@ -365,8 +367,7 @@ def test_a_journal_that_has_its_size(tmp_path: Path, room: Room) -> None:
         once = ex.options(retry=1)
         refused = [once.submit(enter, str(room.folder), number) for number in range(3)]
         mapped = ex.map(abs, range(-100, 0))
-        with pytest.raises(GatewayRefused, match=r"--journal-size \(and retry= says that it is enough\)"):
-            ex.options(retry=stop_after_delay(0.1)).submit(abs, -1).result(PATIENCE)
+        wait_until(lambda: ex._ledger.refused.policy.active, "they are refused")
         assert not any(future.done() for future in refused)
         make_room()
         assert results_of(refused) == [0, 1, 2]
