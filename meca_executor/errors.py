@@ -71,7 +71,10 @@ class GatewayUnreachable(GatewayError, ConnectionError):
 
 
 class GatewayRefused(GatewayError):
-    """The gateway answered and would not serve this client (keys, limits, policy)."""
+    """The gateway answered and would not serve this client (keys, limits, policy).
+
+    For a task: the gateway was full, and took nothing for a minute in which the task was offered again and again.
+    """
 
     __module__ = "meca_executor"
 

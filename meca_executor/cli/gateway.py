@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=8192,
         metavar="MIB",
-        help="take no more tasks when the journal is larger (default 8192)",
+        help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
     )
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
 

@@ -48,7 +48,8 @@ class MecaExecutor(Executor):
         timeout: Seconds that one attempt of a task may run before it is killed where it runs; None is no limit.
         retry: Attempts in all (default 3; 1 is never again), used for attempts that were lost with their
             worker, host or link; or tenacity's `stop_*`, `wait_*`, `retry_if_*` objects, several as a tuple.
-            A `retry_if_*` says what else is tried again.
+            A `retry_if_*` says what else is tried again. What a full gateway would not take is no attempt: it is
+            offered again for a minute, or until a stop of its own.
         resource: What a task needs: `cpu` (cores), `memory` (MiB), `gpu`.
         container_ref: Image in which functions run, such as `meca-python:3.11`; None is the worker processes.
         runtime: Container runtime; None is the host's default.
@@ -280,7 +281,7 @@ class MecaExecutor(Executor):
 
         Args:
             wait: Return only when they are, and the workers and an embedded gateway are gone.
-            cancel_futures: Cancel what has not been handed over.
+            cancel_futures: Cancel what has not been handed over; what a full gateway refuses from now on fails.
         """
         self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
         if cancel_futures:
