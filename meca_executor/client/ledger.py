@@ -267,7 +267,7 @@ class Ledger:
                 retry = self._conclude(task, *read_outcome(task, status, payload, self.freed), now, flags & FREED)
             if retry is not None:
                 again.append(retry)
-            if status in _MEASURED:
+            if status in _MEASURED and not flags & COUNTED:
                 spent.micros += micros
                 spent.measured += 1
         spent.tell()

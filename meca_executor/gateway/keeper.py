@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from ..wire.records import COUNTED, Definition, Kind, Status, decode, encode, unpack_id
+from ..wire.records import COUNTED, Definition, Kind, decode, encode, unpack_id
 from ..wire.stream import Stream, frames_of
 from .books import DONE, KEPT, OUTCOMES, STARTED, Books, ids_of, ids_of_tasks, pack_ids
 from .journal import Entry, SavedSession
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .books import History
     from .journal import Journal
     from .session import Session
-
-LOST = frozenset({Status.DIED, Status.LOST})
 
 
 class Keeper(Protocol):
@@ -297,14 +295,14 @@ def act_all(acts: list[Callable[[], object]]) -> None:
 
 
 def with_attempts(batch: bytes, used: dict[int, int]) -> bytes:
-    """Return outcomes in which lost attempts tell how many there have been, with those of earlier gateways."""
+    """Return outcomes that tell how many attempts there have been, where earlier gateways made some of them."""
     records = decode(batch)
     if not any(number in used for number, _, _, _ in records):
         return batch
     told = []
     for number, status, micros, payload in records:
         before = used.pop(number, 0)
-        if before and status in LOST:
+        if before:
             status, micros = status | COUNTED, before + 1
         told.append((number, status, micros, payload))
     return encode(told)

@@ -104,7 +104,7 @@ class Status(IntEnum):
 
 
 COUNTED = 0x400
-"""Flag of a lost attempt's status: in place of a time stands how many attempts there have been, those that earlier
+"""Flag of a status: in place of a time stands how many attempts there have been, those that earlier
 gateways made of the same call included."""
 
 

@@ -96,6 +96,7 @@ class Engine:
         self.port = 0
         self.gateways = 0
         self.killed: set[int] = set()  #: gateways
+        self.had_run: set[int] | None = None  #: workers that had run a task when one was killed that had not
         self.gateway: subprocess.Popen[str] | None = None
         self.places: list[Place] = []
 
@@ -165,13 +166,22 @@ class Engine:
             self.gateway.communicate()
 
     def kill_worker(self) -> str | None:
-        """SIGKILL a worker process of the gateway; None when there is none."""
+        """SIGKILL a worker process of the gateway; None when there is none.
+
+        One that has run nothing yet only if another has, since the last such one: workers that end one after the
+        other before they can run anything break their sessions, as they should.
+        """
         assert self.gateway
         found = [one.pid for one in children(self.gateway.pid) if "meca_executor.runtimes.worker" in command(one.pid)]
+        have_run = {int(file.name.partition("-")[2]) for file in self.marks.glob("ran-*")}
+        if have_run == self.had_run:
+            found = [pid for pid in found if pid in have_run]
         if not found:
             return None
         with contextlib.suppress(ProcessLookupError):
             os.kill(chosen := self.rng.choice(found), signal.SIGKILL)
+        if chosen not in have_run:
+            self.had_run = have_run
         return f"{chosen}"
 
     # -- clients ----------------------------------------------------------------------------------

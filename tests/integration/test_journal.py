@@ -15,9 +15,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tenacity import stop_after_delay
+from tenacity import retry_if_exception_type, stop_after_delay
 
-from meca_executor import AttemptLost, Container, GatewayLost, GatewayRefused, MecaExecutor, TaskKilled
+from meca_executor import AttemptLost, Container, ContainerFailed, GatewayLost, GatewayRefused, MecaExecutor, TaskKilled
 from meca_executor.gateway.books import OUTCOMES, ids_of, ids_of_tasks
 from meca_executor.policy import refusals
 from meca_executor.wire.records import Kind
@@ -258,6 +258,62 @@ def test_attempts_are_counted_over_restarts(gateways: Gateways, client: MecaExec
         poison.result(PATIENCE)
     assert room.entered() == ["poison"] * 2
     assert client.submit(enter, str(room.folder), 1).result(PATIENCE) == 1
+
+
+def test_attempts_of_other_ends_are_counted_over_restarts(
+    gateways: Gateways, client: MecaExecutor, room: Room, tmp_path: Path
+) -> None:
+    """One attempt ends with the gateway; then the call raises, or its container ends, and both count."""
+    app = gateways.folder / "ends" / "src" / "app.py"
+    app.parent.mkdir(parents=True)
+    app.write_text(ENDING)
+    words = ("--app", f"ends={gateways.folder / 'ends'}")
+    gateways.kill()
+    gateways.start(*words)
+    again = (3, retry_if_exception_type(LookupError))
+    raising = client.options(retry=again).submit(stay_and_raise, str(room.folder))
+    room.await_count(1)
+    place = tmp_path / "container"
+    place.mkdir()
+    ending = client.options(retry=3).submit(Container("ends"), {"place": str(place)})
+    wait_until(lambda: list(place.iterdir()), "the container is called", PATIENCE)
+    gateways.kill()
+    room.open()
+    (place / "open").touch()
+    gateways.start(*words)
+    with pytest.raises(LookupError):
+        raising.result(PATIENCE)
+    with pytest.raises(ContainerFailed, match="exit code 3"):
+        ending.result(PATIENCE)
+    assert room.entered() == ["raises"] * 3
+    assert len([file for file in place.iterdir() if file.name != "open"]) == 3
+    assert [len(future.attempts) for future in (raising, ending)] == [3, 3]
+
+
+def stay_and_raise(folder: str) -> None:
+    """Stay until the door is open, then raise."""
+    Room(folder).stay("raises")
+    raise LookupError
+
+
+#: It leaves a file for each call, and ends as soon as it may.
+ENDING = """
+import json, os, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        place = Path(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["place"])
+        (place / str(os.getpid())).touch()
+        while not (place / "open").exists():
+            time.sleep(0.01)
+        os._exit(3)
+
+server = HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+print("meca-init-done", flush=True)
+server.serve_forever()
+"""
 
 
 def kill_my_gateway(folder: str) -> None:
