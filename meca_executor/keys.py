@@ -98,12 +98,17 @@ class KeyFile:
     A file that is damaged meanwhile, or that others may read, is told about in the log, and the pairs before
     go on counting.
 
+    Args:
+        path: The file.
+        one_owner: All pairs are one person's; else each pair is somebody's own.
+
     Raises:
         UsageError: As `read_keys`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, one_owner: bool = False) -> None:
         self.path = path
+        self.one_owner = one_owner
         self._seen = self._state()
         self._secrets: dict[str, str] = dict(read_keys(path))
         self._steady = self._seen

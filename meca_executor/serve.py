@@ -19,9 +19,10 @@ from .gateway.broker import Broker
 from .gateway.desktop import with_tag
 from .gateway.hub import Hub
 from .gateway.keeper import Durable
+from .gateway.owners import Owners
 from .gateway.server import Server
 from .runtimes.apps import Apps
-from .runtimes.examples import shipped
+from .runtimes.examples import RUNNERS, shipped
 from .runtimes.guardian import Guardian
 from .runtimes.processes import Processes
 from .settings import without_secrets
@@ -66,6 +67,7 @@ class Gateway:
         journal: Where sessions are written down; None keeps them in memory only.
         exposed: Others than this machine's users may reach it, so the old dialect, which has no keys, is not served.
         behind_proxy: Something in front ends TLS and names clients' addresses.
+        trust_all_keys: Functions of several owners may run side by side, all as this process's user.
 
     Raises:
         UsageError: The journal is damaged.
@@ -81,6 +83,7 @@ class Gateway:
         journal: Journal | None = None,
         exposed: bool = False,
         behind_proxy: bool = False,
+        trust_all_keys: bool = False,
     ) -> None:
         keep_read_buffers()
         slots = workers or core_count()
@@ -88,13 +91,15 @@ class Gateway:
         self._guardian = Guardian(environ)
         self._apps = Apps({**shipped(), **apps}, environ=environ, guardian=self._guardian)
         keeper = None if journal is None else Durable(journal)
-        self._hub = Hub(Broker(slots), self._apps, host_capacity(), trusting, keeper=keeper)
+        self._owners = Owners(keys, trust_all_keys, RUNNERS - set(map(with_tag, apps)))
+        capacity, why_not = host_capacity(), self._owners.why_not
+        self._hub = Hub(Broker(slots), self._apps, capacity, trusting, keeper=keeper, why_not=why_not)
         self._hub.start(Processes(self._hub, environ, self._guardian, raise_descriptor_limit()), ready_workers)
         if journal is not None and keeper is not None:
-            revive(self._hub, journal, keeper)
+            revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
-        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, apps)), host_capacity())
-        self._server = Server(self._hub, keys, slots, old_dialect, behind_proxy)
+        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, apps)), capacity)
+        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy)
         self.slots = slots
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
@@ -114,16 +119,20 @@ class Gateway:
         return done
 
 
-def revive(hub: Hub, journal: Journal, keeper: Durable) -> None:
-    """Go on with all sessions of a journal.
+def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
+    """Go on with all sessions of a journal; not with those whose access key may not connect any more.
 
     Raises:
         UsageError: It is damaged.
     """
-    saved = None
+    saved, known = None, owners.secrets()
     try:
         for saved in journal.load():
-            hub.revive(saved, History(journal.entries(saved.id)), keeper)
+            if saved.key not in known:
+                log.warning("session %s of the journal ends: its access key %s is unknown here", saved.id, saved.key)
+                journal.ended(saved.id, [entry.row for entry in journal.entries(saved.id)])
+                continue
+            hub.revive(saved, owners.owner(saved.key), History(journal.entries(saved.id)), keeper)
     except (ValueError, KeyError, struct.error) as error:
         raise UsageError(
             f"the journal {journal.path} is damaged ({saved}: {error!r}); move it away, or choose another --journal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Standing:
         tls_cert: PEM file with the certificate, and those between it and its root.
         tls_key: PEM file with its private key, without a password.
         behind_proxy: Something in front ends TLS, and names clients in `X-Forwarded-For`.
+        trust_all_keys: Functions run although the key file has several owners.
     """
 
     host: str
@@ -53,6 +55,7 @@ class Standing:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
+    trust_all_keys: bool = False
 
     @property
     def exposed(self) -> bool:
@@ -96,6 +99,7 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
         journal=journal,
         exposed=wanted.exposed,
         behind_proxy=wanted.behind_proxy,
+        trust_all_keys=wanted.trust_all_keys,
     )
     broken: list[str] = []
 
@@ -179,12 +183,13 @@ def check_readable(option: str, path: Path) -> None:
 
 
 def checked_keys(wanted: Standing) -> KeyFile:
-    """Return the pairs of those who may connect.
+    """Return the pairs of those who may connect; those in the user's own file are one owner.
 
     Raises:
         UsageError: There are none where others may reach the gateway, or the file cannot be used.
     """
-    path = wanted.key_file or default_key_file()
+    own = default_key_file()
+    path = wanted.key_file or own
     if not wanted.exposed:
         ensure_keys(path)
     elif not read_keys(path):
@@ -192,7 +197,7 @@ def checked_keys(wanted: Standing) -> KeyFile:
         raise UsageError(
             f"there are no keys in {path}, and others may reach this gateway; run: meca keys create{option}"
         )
-    return KeyFile(path)
+    return KeyFile(path, one_owner=os.path.realpath(path) == os.path.realpath(own))
 
 
 def say(text: str) -> None:

@@ -22,7 +22,11 @@ Programs of the same user find its keys by themselves:
 
 With another --key-file they need MECA_ACCESS_KEY and MECA_SECRET_KEY, a pair of that file. Pairs are made and taken
 back with `meca keys`, also while the gateway runs: a new one may connect at once, and the sessions of a revoked one
-are ended within a few seconds.
+are ended within a few seconds. Nobody gets at what another owner has here: sessions, results, workers, objects.
+
+All pairs in your own key file are one owner, you. Each pair of another --key-file is an owner of its own; worker
+processes are all your system user's, so with several owners functions are refused, and containers run. Say
+--trust-all-keys where these people may read each other's files and memory, and yours.
 
 Other machines reach it with --host and a certificate, and need a pair each; with a CA of your own they set
 MECA_CA_FILE. Programs on the old MECAnywhere SDK, which have no keys, are served on loopback only. Who fails to prove
@@ -64,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="key pairs of those who may connect (default: one made in your state folder, on loopback)",
+    )
+    parser.add_argument(
+        "--trust-all-keys",
+        action="store_true",
+        help="run functions although the key file has several owners, all of them as the user who runs this",
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve https with this certificate (PEM)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM, without a password)")
@@ -107,6 +116,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             tls_cert=args.tls_cert,
             tls_key=args.tls_key,
             behind_proxy=args.behind_proxy,
+            trust_all_keys=args.trust_all_keys,
         )
     )
 

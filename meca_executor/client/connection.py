@@ -43,6 +43,7 @@ class Welcome(NamedTuple):
     python: str
     memory: tuple[str | None, str | None]  #: where its memory can be read, and what it read in ours
     lends: bool  #: it takes results from its workers in shared memory
+    no_functions: str | None = None  #: why it runs containers only
 
 
 class Connection:
@@ -166,7 +167,7 @@ class Connection:
         ):
             raise GatewayRefused(f"the gateway at {self._url} did not prove that it knows the key; nothing was sent")
         fields = proof.from_text(welcome)
-        return Welcome(**{name: fields[name] for name in Welcome._fields})
+        return Welcome(**{name: fields[name] for name in Welcome._fields if name in fields})
 
     def send(self, frame: bytes) -> None:
         """Send a frame, after those before it; one that a lost connection does not take, the stream sends again."""

@@ -130,8 +130,8 @@ class Ledger:
 
     # -- the link's thread ------------------------------------------------------------------------
 
-    def refuse_functions(self, error: Callable[[], BaseException]) -> None:
-        """Containers only from now on (the gateway's Python differs)."""
+    def refuse_functions(self, error: Callable[[], BaseException] | None) -> None:
+        """Containers only from now on, and why; None is functions, too."""
         self._functions_refused = error
 
     def put_into_frames(self) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ..errors import GatewayLost, ProtocolMismatch
+from ..errors import GatewayLost, NoHostFits, ProtocolMismatch
 from ..settings import KeyPair
 from ..wire import proof, segments
 from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
@@ -124,6 +124,10 @@ class Native:
         self._host.slots, self._max_message = welcome.slots, welcome.message
         if (mismatch := python_mismatch(welcome.python)) is not None:
             ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
+        elif (why := welcome.no_functions) is not None:
+            ledger.refuse_functions(lambda: NoHostFits(why))
+        else:  # a gateway that came after another one may run them again
+            ledger.refuse_functions(None)
         self._birth, self._lends = welcome.birth, welcome.lends
         if welcome.resumed:
             for frame in self._stream.replay(welcome.received):

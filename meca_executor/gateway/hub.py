@@ -54,12 +54,13 @@ class Hub:
         trusting: bool = False,
         resume_s: float = RESUME_S,
         keeper: Keeper | None = None,
+        why_not: Callable[[str | None], str | None] = lambda _: None,
     ) -> None:
         self.sessions: dict[str, Session] = {}
         self._broker = broker
         self._keeper = keeper or Volatile()
         self.calls = ContainerCalls(containers, self.report, self._keeper)
-        self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting)
+        self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting, why_not)
         self._workers: WorkerRuntime
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
@@ -114,14 +115,14 @@ class Hub:
         """Whether sessions outlive the gateway; memory cannot be shared then."""
         return self._keeper.durable
 
-    def revive(self, saved: SavedSession, history: History, keeper: Durable) -> None:
+    def revive(self, saved: SavedSession, owner: str, history: History, keeper: Durable) -> None:
         """Go on with a session that an earlier gateway left.
 
         Raises:
             ValueError: What it left is not complete.
         """
         stream = keeper.revived(saved, history)
-        session = Session(saved.id, saved.owner, saved.cap, saved.per_worker, stream, saved.birth)
+        session = Session(saved.id, owner, saved.cap, saved.per_worker, stream, saved.birth, key=saved.key)
         self._add(session)
         session.expiry = self._loop.call_later(self._resume_s, self.end, session)
         left = history.left()

@@ -12,7 +12,7 @@ from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, St
 from .tasks import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..wire.stream import Message
     from .broker import Broker
@@ -33,7 +33,10 @@ class Doer(Protocol):
 
 
 class Intake:
-    """Reads messages, and hands each part to whom it concerns."""
+    """Reads messages, and hands each part to whom it concerns.
+
+    `why_not` says why functions are not run, or not by that container; None when they are.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Intake:
         calls: ContainerCalls,
         capacity: Mapping[str, float],
         trusting: bool,
+        why_not: Callable[[str | None], str | None],
     ) -> None:
         self._hub = hub
         self._broker = broker
@@ -50,6 +54,7 @@ class Intake:
         self._calls = calls
         self._capacity = capacity  #: what this host has of each resource
         self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
+        self._why_not = why_not
 
     def take(self, session: Session, message: Message) -> None:
         """Take in a message that has just come; all else as `act`."""
@@ -145,14 +150,15 @@ class Intake:
     def _taken_elsewhere(self, session: Session, group: Record) -> bool:
         """Whether calls are none for a worker process; then they have been seen to here."""
         _, tag, _, batch = group
-        if (why := session.refused.get(tag)) is not None:
+        why, options = session.refused.get(tag), session.containers.get(tag)
+        if why is None and (told := self._why_not(None if options is None else options.container_ref)) is not None:
+            why = told.encode()
+        if why is not None:
             self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
-        elif (options := session.containers.get(tag)) is not None:
+        elif options is not None:
             for record in decode(batch):
                 self._calls.begin(session, record, options)
-        else:
-            return False
-        return True
+        return why is not None or options is not None
 
     def _kill(self, session: Session, task_id: int) -> None:
         if (call := session.calls.get(task_id)) is not None:

@@ -48,7 +48,7 @@ class SavedSession(NamedTuple):
     """A session as an earlier gateway left it."""
 
     id: str
-    owner: str
+    key: str  #: the access key with which its client came last
     cap: int
     per_worker: int | None
     birth: str
@@ -201,9 +201,9 @@ class Journal:
         """A session begins."""
         self.do("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *session, time.time())
 
-    def seen(self, session: str) -> None:
-        """Its client is there, or was until now."""
-        self.do("UPDATE sessions SET seen=? WHERE id=?", time.time(), session)
+    def seen(self, session: str, key: str) -> None:
+        """Its client is there, with this access key."""
+        self.do("UPDATE sessions SET seen=?, owner=? WHERE id=?", time.time(), key, session)
 
     def received(self, session: str, number: int) -> None:
         """Its client is there, and its frames up to this one need not come again."""

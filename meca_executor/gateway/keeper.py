@@ -168,9 +168,9 @@ class Durable:
         """As `Keeper`."""
         if session.id not in self._kept:
             self._kept[session.id] = Kept()
-            saved = SavedSession(session.id, session.owner, session.cap, session.tasks_per_worker, session.birth)
+            saved = SavedSession(session.id, session.key, session.cap, session.tasks_per_worker, session.birth)
             self._journal.opened(saved)
-        self._journal.seen(session.id)
+        self._journal.seen(session.id, session.key)
         self._after(then)
 
     def taken(self, session: Session, message: Message | None) -> None:

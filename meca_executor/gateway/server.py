@@ -6,7 +6,6 @@ import asyncio
 import logging
 import platform
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,12 @@ from .websocket import TAP, serve_taps
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
 
-    from ..keys import KeyFile
     from ..wire.tap import Tap
     from .door import Visit
     from .hub import Hub
+    from .owners import Owners
 
 PING_S = 10.0
 PONG_S = 20.0
@@ -65,7 +65,7 @@ class Server:
 
     Args:
         hub: Where frames go.
-        keys: Access key -> secret of those who may connect, or where that is written.
+        owners: Of the access keys that may connect.
         slots: Tasks that run at once.
         old_dialect: Serve that on `/` too: the names of the containers that may be run, and this host's capacity.
         behind_proxy: Something in front ends TLS and names clients' addresses.
@@ -74,13 +74,14 @@ class Server:
     def __init__(
         self,
         hub: Hub,
-        keys: Mapping[str, str] | KeyFile,
+        owners: Owners,
         slots: int,
         old_dialect: tuple[frozenset[str], Mapping[str, float]] | None = None,
         behind_proxy: bool = False,
     ) -> None:
         self._hub = hub
-        self._keys = keys
+        self._owners = owners
+        self._refusing = False  # functions, as the operator was told
         self._revoked: dict[str, str] = {}  # access key -> secret, as it was
         self._slots = slots
         self._connections: dict[str, Connection] = {}
@@ -220,7 +221,7 @@ class Server:
         guard, address, now = self._door.guard, connection.visit.address, self._loop.time()
         if (wait := guard.refused(address, now)) > 0:  # others from there failed since it was let in
             raise Refusal("wait", too_soon(wait))
-        secret = self._secrets.get(key)
+        secret = self._owners.secrets().get(key)
         if proof.same(given, proof.client_proof(secret or "", connection.nonce, nonce, text)) and secret is not None:
             guard.passed(address, key)
             self._door.proved(connection.visit)
@@ -247,7 +248,7 @@ class Server:
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
         sessions = self._hub.sessions
-        if name not in sessions and sum(other.owner == key for other in sessions.values()) >= SESSIONS:
+        if name not in sessions and sum(other.key == key for other in sessions.values()) >= SESSIONS:
             raise Refusal(
                 "session",
                 f"access key {key} has {SESSIONS} sessions here already; one ends when its executor is shut down, or "
@@ -258,9 +259,11 @@ class Server:
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = self._hub.attach(name, key, slots, per_worker, str(hello.get("birth", "")))
+            owner = self._owners.owner(key)
+            session, resumed = self._hub.attach(name, owner, slots, per_worker, str(hello.get("birth", "")))
         except SessionRefused as error:
             raise Refusal("session", str(error)) from None
+        session.key = key
         connection.session, connection.resumed = session, resumed
         connection.tap.on_frame = partial(self._on_frame, connection, session)
         if connection.deadline is not None:
@@ -274,6 +277,7 @@ class Server:
             "python": platform.python_version(),
             "memory": self._memory(str(hello.get("memory", ""))),
             "lends": not self._hub.durable and segments.available(),
+            "no_functions": self._owners.why_not(),
             **limits(),
         }
         return proof.to_text(fields)
@@ -286,15 +290,14 @@ class Server:
 
     # -- keys that come and go -----------------------------------------------------------------------
 
-    @property
-    def _secrets(self) -> Mapping[str, str]:
-        return self._keys if isinstance(self._keys, Mapping) else self._keys.secrets()
-
     def _look(self) -> None:
         """Now and then: end what keys had begun that are revoked, and connections that say nothing."""
         self._looking = self._loop.call_later(LOOK_S, self._look)
         self._door.sweep(None if self._runner is None else self._runner.server)
-        if isinstance(self._keys, Mapping) or (known := self._keys.settled()) is None:
+        if self._refusing != ((why := self._owners.why_not()) is not None):
+            self._refusing = not self._refusing
+            log.warning("%s", why or "functions are run again: all keys are one owner's")
+        if (known := self._owners.settled()) is None:
             return
         for connection in list(self._connections.values()):
             session = connection.session
@@ -305,7 +308,7 @@ class Server:
             self._refuse(connection, Refusal("key", revoked(connection.key)))
             if session.send in (None, connection.tap.send):
                 self._hub.end(session)
-        for session in [session for session in self._hub.sessions.values() if session.owner not in known]:
+        for session in [session for session in self._hub.sessions.values() if session.key not in known]:
             self._hub.end(session)
 
     def _is_old(self, request: web.Request) -> bool:

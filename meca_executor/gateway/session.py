@@ -27,11 +27,12 @@ class Session:
     """One client's session."""
 
     id: str
-    owner: str  #: the access key that it belongs to
+    owner: str  #: whom it belongs to
     cap: int
     tasks_per_worker: int | None
     stream: Stream
     birth: str = field(default_factory=lambda: secrets.token_hex(8))  #: one made again under the same name has another
+    key: str = ""  #: the access key with which its client came last
     send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
     opened: bool = False  #: its setup has come
     paused: bool = False

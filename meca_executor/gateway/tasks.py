@@ -78,6 +78,11 @@ class BrokerSession:
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
 
+    @property
+    def under_way(self) -> int:
+        """How many tasks it has, in its queue and in workers."""
+        return self.queued + sum(self.workers.values())
+
     def define(self, number: int, definition: int) -> None:
         """Learn a function's number.
 

@@ -13,6 +13,8 @@ _FOLDERS = {
     "meca-python:latest": "python-runner",
     f"meca-python:{_PYTHON}": "python-runner",
 }
+#: Those that run functions: as local apps they do it as the gateway's user.
+RUNNERS = frozenset(ref for ref, name in _FOLDERS.items() if name == "python-runner")
 
 
 def shipped() -> dict[str, Path]:

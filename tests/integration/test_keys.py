@@ -78,7 +78,8 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gateway(tmp_path: Path, key_file: Path) -> Iterator[Standing]:
-    with standing_gateway(tmp_path, "--workers", "2", "--key-file", str(key_file)) as standing:
+    words = ("--workers", "2", "--key-file", str(key_file), "--trust-all-keys")
+    with standing_gateway(tmp_path, *words) as standing:
         yield standing
 
 
@@ -219,7 +220,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
 @contextlib.asynccontextmanager
 async def own_gateway(keys: Mapping[str, str]) -> AsyncIterator[str]:
     """Give the URL of a gateway in this process, whose limits a test may change."""
-    gateway = Gateway(keys, 1, {})
+    gateway = Gateway(keys, 1, {}, trust_all_keys=True)
     try:
         yield f"http://127.0.0.1:{await gateway.listen('127.0.0.1', 0)}"
     finally:
