@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..keys import read_keys
-from ..settings import default_key_file, given_ca_file, given_keys, resolve_endpoint
+from ..settings import default_key_file, given_keys, resolve_endpoint
 from ..wire.calls import dumps
 from .driver import LinkSettings
 from .output import sink_for
-from .tls import client_context
+from .tls import checked_ca_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +36,7 @@ def checked_settings(
     trust: Literal["data", "pickle"] | None,
     allow: Sequence[type],
     thread_name: str,
+    ca_file: str | os.PathLike[str] | None,
 ) -> LinkSettings:
     """Return what the link needs to know, from the executor's arguments and the environment.
 
@@ -56,8 +57,7 @@ def checked_settings(
         from ..wire.data import checked_allow
 
         checked_allow(allow)
-    if url is not None and url.startswith("https://") and (ca_file := given_ca_file()) is not None:
-        client_context(ca_file)  # read again with each connection, and complained about here
+    ca_file = checked_ca_file(ca_file, url)
     folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
     if url is not None and folders:
         raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
@@ -76,6 +76,7 @@ def checked_settings(
         strict=strict,
         trust=trust,
         allow=tuple(allow),
+        ca_file=ca_file,
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
 

@@ -11,7 +11,7 @@ import aiohttp
 import socketio
 
 from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch, UsageError
-from ..settings import HELLO_LIMIT, NAME_LIMIT, given_ca_file
+from ..settings import HELLO_LIMIT, NAME_LIMIT
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
 from .driver import OtherDialect
@@ -51,7 +51,7 @@ class Connection:
 
     Args:
         url: `http://` or `https://`, whose certificate is checked.
-        ca_file: PEM file of the certificates to believe; None is `MECA_CA_FILE`, else the system's.
+        ca_file: PEM file of the certificates to believe; None believes the system's.
 
     Raises:
         UsageError: The file cannot be used.
@@ -65,7 +65,7 @@ class Connection:
         ca_file: str | None = None,
     ) -> None:
         self._url = url
-        self._ca_file = ca_file or given_ca_file()
+        self._ca_file = ca_file
         self._resuming = False  # what may pass is tried again, so that no session is lost for it
         self._on_frame = on_frame
         self._on_lost = on_lost

@@ -36,6 +36,7 @@ class LinkSettings:
     trust: Literal["data", "pickle"] | None = None  #: what results of functions in containers may be
     allow: tuple[type, ...] = ()  #: dataclasses that may come as data
     strict: bool = True  #: replies in the old dialect that are known failure texts are failures
+    ca_file: str | None = None  #: PEM file of the certificates to believe; None: the system's
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
 
 

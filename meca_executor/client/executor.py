@@ -72,6 +72,8 @@ class MecaExecutor(Executor):
             numpy arrays and dataclasses in `allow`; `"pickle"` reads anything, which lets the container's
             host run code here. None is `"pickle"` with keys or an embedded gateway, else `"data"`.
         allow: Dataclasses that may come back as data.
+        ca_file: PEM file of the certificates that an `https://` endpoint is checked with, and no others; None is
+            `MECA_CA_FILE`, else the system's.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
@@ -102,6 +104,7 @@ class MecaExecutor(Executor):
         strict: bool = True,
         trust: Literal["data", "pickle"] | None = None,
         allow: Sequence[type] = (),
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
@@ -125,8 +128,12 @@ class MecaExecutor(Executor):
             strict=strict,
             trust=trust,
             allow=allow,
+            ca_file=ca_file,
             thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
+        self._start(max_workers)
+
+    def _start(self, max_workers: int | None) -> None:
         # First of all, so that it starts while this process imports what the link needs.
         embedded = self._settings.endpoint is None
         gateway = EmbeddedGateway(max_workers, self._settings.apps) if embedded else None

@@ -73,7 +73,7 @@ class Native:
         from .connection import Connection  # heavy: aiohttp and socketio, while the gateway starts
 
         url, keys = self._address()
-        connection = Connection(url, self._on_frame, lambda: self._on_lost(connection))
+        connection = Connection(url, self._on_frame, lambda: self._on_lost(connection), self._host.settings.ca_file)
         hello = {
             "protocol": proof.PROTOCOL,
             "session": self._session,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ..errors import GatewayRefused, UsageError
+from ..settings import given_ca_file
 
 if TYPE_CHECKING:
     import ssl
@@ -12,6 +14,29 @@ if TYPE_CHECKING:
 
 class UntrustedGateway(GatewayRefused):
     """There is no TLS with the server that this client could believe in; waiting does not mend that."""
+
+
+def checked_ca_file(given: object, endpoint: str | None) -> str | None:
+    """Return the file of certificates that an endpoint is checked with; None where none is, or the system's are.
+
+    Args:
+        given: The argument `ca_file`, a path; None is `MECA_CA_FILE`.
+        endpoint: URL of the gateway; None is an embedded one.
+
+    Raises:
+        UsageError: The file cannot be used, or it was given for an endpoint without TLS.
+    """
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        raise UsageError(f"ca_file {given!r} is not the path of a PEM file")
+    if endpoint is None or not endpoint.startswith("https://"):
+        if given is not None:
+            where = endpoint or "a gateway of this process's own"
+            raise UsageError(f"ca_file {os.fspath(given)!r} is for an endpoint with https://, and this one is {where}")
+        return None
+    chosen = given_ca_file() if given is None else os.path.abspath(os.fsdecode(given))
+    if chosen is not None:
+        client_context(chosen)  # read again with each connection, and complained about here
+    return chosen
 
 
 def client_context(ca_file: str | None) -> ssl.SSLContext:
@@ -28,9 +53,10 @@ def client_context(ca_file: str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError as error:
-        raise UsageError(f"MECA_CA_FILE {ca_file!r} is no PEM file of certificates: {error.reason}") from error
+        why = f"is no PEM file of certificates: {error.reason}"
+        raise UsageError(f"MECA_CA_FILE or ca_file= {ca_file!r} {why}") from error
     except OSError as error:
-        raise UsageError(f"MECA_CA_FILE {ca_file!r} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"MECA_CA_FILE or ca_file= {ca_file!r} cannot be read: {error.strerror or error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -48,8 +74,8 @@ def why_untrusted(error: BaseException, ca_file: str | None) -> str | None:
         if "expired" in why or "not yet valid" in why:
             return f"{why}; it has to be renewed, or a clock is wrong (not a matter of MECA_CA_FILE)"
         if ca_file is None:
-            return f"{why}; set MECA_CA_FILE to a PEM file with the certificate of the CA that signed it"
-        return f"{why}; MECA_CA_FILE is {ca_file}, which has not the certificate of the CA that signed it"
+            return f"{why}; set MECA_CA_FILE or ca_file= to a PEM file with the certificate of the CA that signed it"
+        return f"{why}; MECA_CA_FILE or ca_file= is {ca_file}, which has not the certificate of the CA that signed it"
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
         return None
     if isinstance(error, ssl.SSLError):

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -16,46 +16,18 @@ import socketio
 from meca_executor import GatewayRefused, MecaExecutor
 from meca_executor.gateway import door, server
 from meca_executor.keys import add_keys, revoke_keys
-from meca_executor.serve import Gateway
 from meca_executor.settings import HELLO_LIMIT, KEY_LIMIT, NAME_LIMIT, PREFIXES, KeyPair
-from meca_executor.wire import proof
 from tests.helpers.processes import children, command, descendants, is_running
 from tests.helpers.proxy import proxy
 from tests.helpers.waiting import wait_until
 
+from .key_clients import LIMIT, client, greet, in_a_loop, own_gateway, refusal, works
 from .standing import standing_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from .standing import Standing
-
-LIMIT = 60.0
-CONNECT_S = 60.0  #: none of these clients is to give up because the machine is busy
-
-
-@contextlib.contextmanager
-def client(url: str, keys: KeyPair) -> Iterator[MecaExecutor]:
-    """An executor with these keys."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MECA_ACCESS_KEY", keys.access_key)
-        patch.setenv("MECA_SECRET_KEY", keys.secret_key)
-        ex = MecaExecutor(url, connect_timeout=CONNECT_S)
-    with ex:
-        yield ex
-
-
-def refusal(url: str, keys: KeyPair) -> str:
-    """Return what a client with these keys is refused with."""
-    with client(url, keys) as ex, pytest.raises(GatewayRefused) as caught:
-        ex.submit(abs, -1).result(LIMIT)
-    return str(caught.value)
-
-
-def works(url: str, keys: KeyPair) -> bool:
-    """Whether a client with these keys is served."""
-    with client(url, keys) as ex:
-        return ex.submit(abs, -1).result(LIMIT) == 1
 
 
 def wrong(pair: KeyPair) -> KeyPair:
@@ -213,20 +185,6 @@ def test_the_old_dialect_is_not_served_behind_a_proxy(tmp_path: Path, key_file: 
 # -- limits
 
 
-def in_a_loop(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 2 * LIMIT))
-
-
-@contextlib.asynccontextmanager
-async def own_gateway(keys: Mapping[str, str]) -> AsyncIterator[str]:
-    """Give the URL of a gateway in this process, whose limits a test may change."""
-    gateway = Gateway(keys, 1, {}, trust_all_keys=True)
-    try:
-        yield f"http://127.0.0.1:{await gateway.listen('127.0.0.1', 0)}"
-    finally:
-        await gateway.close()
-
-
 def test_connections_without_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """So many at once and no more, the next is told so; after their time all are ended, said they something or not."""
     assert (door.UNPROVED, door.PROOF_S) == (256, 10.0)
@@ -290,22 +248,6 @@ def test_sessions_of_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.to_thread(clients, url)
 
     in_a_loop(test)
-
-
-async def greet(url: str, **changes: Any) -> dict[str, str]:
-    """Return what a gateway answers to a hello with these fields."""
-    heard: asyncio.Queue[Any] = asyncio.Queue()
-    lone = socketio.AsyncClient(reconnection=False)
-    for event in (proof.CHALLENGE, proof.WELCOME, proof.REFUSED):
-        lone.on(event, heard.put, namespace=proof.NAMESPACE)
-    await lone.connect(url, namespaces=[proof.NAMESPACE], transports=["websocket"], wait_timeout=LIMIT)
-    nonce = (await asyncio.wait_for(heard.get(), LIMIT))["nonce"]
-    hello = proof.to_text({"protocol": proof.PROTOCOL, "session": "s", "received": 0, **changes.pop("hello", {})})
-    fields = {"key": "A", "nonce": "n", "hello": hello, "proof": proof.client_proof("S", nonce, "n", hello)}
-    await lone.emit(proof.HELLO, {**fields, **changes}, namespace=proof.NAMESPACE)
-    answer: dict[str, str] = await asyncio.wait_for(heard.get(), LIMIT)
-    await lone.disconnect()
-    return answer
 
 
 def test_what_is_too_long_is_refused() -> None:

@@ -116,7 +116,10 @@ def test_who_is_not_believed_is_not_spoken_to(
 ) -> None:
     """The reason and the way out are told at the first connection, which is the only one."""
     other = issue(tmp_path / "other", "127.0.0.1")
-    for ca_file, text in (("", "set MECA_CA_FILE to"), (str(other.ca), f"MECA_CA_FILE is {other.ca}")):
+    for ca_file, text in (
+        ("", "set MECA_CA_FILE or ca_file= to"),
+        (str(other.ca), f"MECA_CA_FILE or ca_file= is {other.ca}"),
+    ):
         monkeypatch.setenv("MECA_CA_FILE", ca_file)
         with proxy(gateway.port) as link:
             ex = MecaExecutor(link.url.replace("http:", "https:"), connect_timeout=30)
@@ -163,7 +166,7 @@ def test_the_doctor_says_how_to_mend_it(gateway: Standing, tmp_path: Path, files
     assert "MECA_CA_FILE" in wrong
     assert "set MECA_CA_FILE to its path" in after.splitlines()[0]
     out = run_program(program, tmp_path, env={**os.environ, "MECA_CA_FILE": "/no.pem"}).expect(1).out
-    assert "MECA_CA_FILE '/no.pem' cannot be read" in out
+    assert "MECA_CA_FILE or ca_file= '/no.pem' cannot be read" in out
     assert run_program(program, tmp_path, env={**os.environ, "MECA_CA_FILE": str(files.ca)}).expect(0)
 
 
@@ -188,6 +191,20 @@ def test_a_bad_ca_file_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"'/no/such.pem' cannot be read"):
         MecaExecutor("https://127.0.0.1:1")
     MecaExecutor("http://127.0.0.1:1", connect_timeout=0.1).shutdown()
+
+
+def test_a_ca_file_as_an_argument(gateway: Standing, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts before the environment's, and is complained about by the constructor."""
+    monkeypatch.setenv("MECA_CA_FILE", "/no/such.pem")
+    with MecaExecutor(gateway.url, ca_file=files.ca) as ex:
+        assert ex.submit(abs, -1).result(LIMIT) == 1
+    with pytest.raises(UsageError, match=r"'/no/other.pem' cannot be read"):
+        MecaExecutor(gateway.url, ca_file="/no/other.pem")
+    with pytest.raises(UsageError, match="ca_file 7 is not the path"):
+        MecaExecutor(gateway.url, ca_file=7)  # type: ignore[arg-type]
+    for endpoint in ("http://127.0.0.1:1", "desktop", "embedded"):
+        with pytest.raises(UsageError, match="is for an endpoint with https://"):
+            MecaExecutor(endpoint, ca_file=files.ca)
 
 
 # -- what a gateway starts with

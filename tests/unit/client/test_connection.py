@@ -51,7 +51,7 @@ def test_certificates_and_names_are_checked() -> None:
 
 
 def test_a_ca_file_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"MECA_CA_FILE '/no/such.pem' cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"MECA_CA_FILE or ca_file= '/no/such.pem' cannot be read: No such file"):
         client_context("/no/such.pem")
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(UsageError, match="text' is no PEM file of certificates"):
