@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 REFUSED = "Meca-Refused"  #: header in which a gateway says why it opens no websocket
 TOO_MANY_REQUESTS = 429  #: its status when proofs from this address failed; any other means that it is busy
 TOLD_LIMIT = 500  #: characters of what a server says before it has proved itself
+
+log = logging.getLogger("meca.client")
 
 
 class Welcome(NamedTuple):
@@ -74,6 +77,7 @@ class Connection:
         self._answer: asyncio.Future[Any] = self._loop.create_future()
         self._early: list[bytes] | None = []  # frames that came with the answer, before it was looked at
         self.lost = False  #: it was connected and is no more
+        self.told = ""  #: why the gateway ends a connection that it had welcomed
         self._told: object = None  # why the server would not have us in the namespace
         self._tap: Tap | None = None
         tls = client_context(self._ca_file) if url.startswith("https://") else None
@@ -194,14 +198,17 @@ class Connection:
 
     def _refused(self, data: Any = None) -> None:
         fields = data if isinstance(data, dict) else {}
+        why = plain(fields.get("text", "no reason given"))
+        if self._answer.done():
+            self.told = f"the gateway at {self._url} ended the connection: {why}"
+            log.warning("%s", self.told)
+            return
         kind: type[GatewayUnreachable | GatewayRefused | ProtocolMismatch] = GatewayRefused
         if fields.get("code") == "protocol":
             kind = ProtocolMismatch
         elif fields.get("code") == "wait" and self._resuming:
             kind = GatewayUnreachable
-        error = kind(f"the gateway at {self._url} refused: {plain(fields.get('text', 'no reason given'))}")
-        if not self._answer.done():
-            self._answer.set_exception(error)
+        self._answer.set_exception(kind(f"the gateway at {self._url} refused: {why}"))
 
     def _frame(self, frame: bytes) -> None:
         if self._early is not None:

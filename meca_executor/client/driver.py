@@ -61,8 +61,8 @@ class Host(Protocol):
     def attempts_lost(self, why: str) -> None:
         """What was out is lost with its gateway."""
 
-    def down(self) -> None:
-        """The connection is gone."""
+    def down(self, told: str = "") -> None:
+        """The connection is gone; `told` is why, where the other side said it."""
 
     def give_up(self, error: BaseException) -> None:
         """Nothing more will come."""

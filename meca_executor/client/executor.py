@@ -188,7 +188,7 @@ class MecaExecutor(Executor):
         """`"connecting"`, `"connected"`, `"closed"`, or `"lost"` for good.
 
         While a connection that dropped is tried again: `"resuming (3 s, attempt 4)"`, seconds since it dropped and
-        attempts to connect so far.
+        attempts to connect so far; and behind that the gateway's reason, where it gave one.
         """
         return self._link.state
 

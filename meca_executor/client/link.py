@@ -189,7 +189,7 @@ class Link:
             self._reconnecting.dropped(time.monotonic() - connected_at)
             done = self._closing and self.ledger.idle
             if not done:
-                self._state.change("resuming", f"the connection to {self.endpoint} dropped")
+                self._state.change("resuming", self._state.reason or f"the connection to {self.endpoint} dropped")
             await self._driver.leave(done=done)
 
     async def _connect(self) -> None:
@@ -224,10 +224,8 @@ class Link:
         except GatewayUnreachable as error:
             if not again:
                 raise
-            raise GatewayLost(
-                f"the connection to the gateway at {self.endpoint} dropped and did not come back within {limit:g} s "
-                f"(resume_window): {error}"
-            ) from error
+            why = self._state.reason or f"the connection to the gateway at {self.endpoint} dropped"
+            raise GatewayLost(f"{why}, and did not come back within {limit:g} s (resume_window): {error}") from error
 
     async def _attempt(self) -> None:
         """One attempt; given up when the executor is closed meanwhile and has nothing to wait for."""
@@ -305,8 +303,9 @@ class Link:
         for again in self.ledger.lost(lambda: GatewayLost(why)):
             self._later(again)
 
-    def down(self) -> None:
-        """The connection is gone."""
+    def down(self, told: str = "") -> None:
+        """The connection is gone, and why where the gateway said it."""
+        self._state.reason = told
         self._lost.set()
 
     def give_up(self, error: BaseException) -> None:

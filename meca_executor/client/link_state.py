@@ -26,19 +26,22 @@ class LinkState:
         word: `"connecting"`, `"connected"`, `"resuming"`, or, at the end, `"closed"` or `"lost"`.
         attempts: How often a connection that dropped was tried again so far.
         since: When it dropped, `time.monotonic()`.
+        reason: Why it dropped, as the gateway said; empty when it said nothing.
     """
 
     def __init__(self, on_link: OnLink | None = None, name: str = "MecaExecutor-link") -> None:
         self.word = "connecting"
         self.attempts = 0
         self.since = 0.0
+        self.reason = ""
         self._telling = None if on_link is None else Telling(on_link, f"{name}-state")
 
     def __str__(self) -> str:
         word = self.word
         if word != "resuming":
             return word
-        return f"resuming ({int(time.monotonic() - self.since)} s, attempt {self.attempts})"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"resuming ({int(time.monotonic() - self.since)} s, attempt {self.attempts}){reason}"
 
     def change(self, word: str, why: str) -> None:
         """It is another one now; ends are for good."""

@@ -64,6 +64,7 @@ class Native:
         self._lends = False  # the gateway takes results from its workers in shared memory
         self._restarted_at: float | None = None
         self._how_it_ended = ""
+        self._told = ""  # why the gateway ended the last connection, if it said so
         self._acknowledging = False  # will, soon
 
     # -- connecting -------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class Native:
         self._on_welcome(welcome)
         connection.begin()
         if connection.lost:  # since the proof, when nobody listened yet
-            self._host.down()
+            self._on_lost(connection)
 
     def _address(self) -> tuple[str, KeyPair]:
         """Where to connect; starts an embedded gateway again if it died, once a minute."""
@@ -129,13 +130,14 @@ class Native:
         else:  # a gateway that came after another one may run them again
             ledger.refuse_functions(None)
         self._birth, self._lends = welcome.birth, welcome.lends
+        told, self._told = self._told, ""
         if welcome.resumed:
             for frame in self._stream.replay(welcome.received):
                 self._transmit(frame)
         else:
-            self._begin_session()
+            self._begin_session(told)
 
-    def _begin_session(self) -> None:
+    def _begin_session(self, told: str) -> None:
         """A gateway that does not know us: what another one had is lost with it."""
         self._stream = Stream()
         self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
@@ -146,9 +148,8 @@ class Native:
         fields |= {"share": self._host.shares, "lend": self._host.shares or self._lends}
         environment = json.dumps(fields).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
-        self._host.attempts_lost(
-            f"the gateway at {self._host.endpoint} ended while it had the task{self._how_it_ended}"
-        )
+        ended = f"the gateway at {self._host.endpoint} ended while it had the task{self._how_it_ended}"
+        self._host.attempts_lost(f"{told}, and its session with it" if told else ended)
         if not self._host.shares:  # now that nothing is out any more: what was lost is among it
             self._host.ledger.put_into_frames()
             for number, payload in list(self._host.registry.objects.items()):
@@ -156,7 +157,8 @@ class Native:
 
     def _on_lost(self, connection: Connection) -> None:
         if connection is self._connection:
-            self._host.down()
+            self._told = connection.told
+            self._host.down(connection.told)
 
     async def leave(self, *, done: bool) -> None:
         """Drop the connection; with `done` the gateway forgets the session."""

@@ -23,12 +23,12 @@ CONNECT_S = 60.0  #: none of these clients is to give up because the machine is 
 
 
 @contextlib.contextmanager
-def client(url: str, keys: KeyPair) -> Iterator[MecaExecutor]:
+def client(url: str, keys: KeyPair, **options: Any) -> Iterator[MecaExecutor]:
     """An executor with these keys."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MECA_ACCESS_KEY", keys.access_key)
         patch.setenv("MECA_SECRET_KEY", keys.secret_key)
-        ex = MecaExecutor(url, connect_timeout=CONNECT_S)
+        ex = MecaExecutor(url, connect_timeout=CONNECT_S, **options)
     with ex:
         yield ex
 
