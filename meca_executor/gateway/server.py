@@ -20,6 +20,7 @@ from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
 from .door import PROOF_S, Door, Refusal, revoked, too_soon, wrong_key
 from .keeper import limits
+from .listening import listen
 from .session import Session, SessionRefused
 from .websocket import TAP, serve_taps
 
@@ -121,10 +122,8 @@ class Server:
         self._sio.attach(app)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=tls)
-        await site.start()
+        bound = await listen(self._runner, host, port, tls)
         self._look()
-        bound: int = self._runner.addresses[0][1]
         return bound
 
     @property
