@@ -23,7 +23,8 @@ DATA is sent as it is, as UTF-8 text; containers usually expect JSON.
   none    the empty text; standard input is read only when you say '-'
 Bytes that are not text have to be encoded first, usually as base64.
 
-The reply is printed as it came, with a line end if it has none.
+The reply is printed as it came, with a line end if it has none. On a terminal, escapes in the reply of a desktop app
+are left out: nobody has proved who wrote them.
 
 examples:
   meca offload sampleserver:latest '{"name": "meca dev 0"}'
@@ -75,6 +76,11 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         except KeyboardInterrupt:
             executor.kill(future)  # or shutdown would wait for a reply that nobody will read
             raise
+        stranger = executor.dialect != "native"
+    if stranger and out.isatty():  # a reply may be anything, and a terminal obeys
+        from ..wire.data import printable
+
+        reply = printable(reply)
     out.write(reply if reply.endswith("\n") else reply + "\n")
     return 0
 

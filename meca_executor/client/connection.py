@@ -271,8 +271,8 @@ def reason_of(error: BaseException, url: str) -> str:
         return "nothing listens there; is a gateway running?"
     if isinstance(deepest, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
         hint = "" if url.startswith("https:") else "; a gateway with TLS has an endpoint with https://"
-        return f"{str(deepest) or 'the connection was reset'}{hint}"
-    return f"{deepest}" or type(deepest).__name__
+        return f"{plain(deepest) or 'the connection was reset'}{hint}"
+    return plain(deepest) or type(deepest).__name__
 
 
 def python_mismatch(theirs: str) -> str | None:

@@ -105,9 +105,12 @@ def decode_reply(codec: Codec, reply: bytes, ref: str) -> Any:
             return json.loads(text)
         return text if codec == "text" else base64.b64decode(text, validate=True)
     except Exception as error:
-        shown = reply[: 4 * SHOWN].decode("utf-8", "backslashreplace")[:SHOWN]
+        from ..wire.data import printable
+
+        shown = printable(reply[: 4 * SHOWN].decode("utf-8", "backslashreplace")[:SHOWN])
         name = codec if isinstance(codec, str) else "own"
-        raise TaskFailed(f"{ref} replied what its {name} codec cannot read ({error}): {shown}") from error
+        why = printable(str(error))
+        raise TaskFailed(f"{ref} replied what its {name} codec cannot read ({why}): {shown}") from error
 
 
 def checked_ref(ref: object) -> str:

@@ -15,7 +15,9 @@ import socketio
 
 from ..errors import GatewayRefused, GatewayUnreachable, NoHostFits
 from ..wire import desktop as old
+from ..wire.data import printable
 from ..wire.records import Status
+from .connection import plain
 from .desktop_socket import Packet
 from .http import LOGGER, Handshake
 
@@ -86,7 +88,7 @@ class Desktop:
             await self._hang_up()
             if isinstance(error, GatewayUnreachable):
                 raise
-            raise GatewayUnreachable(f"the desktop app at {url} does not answer: {error}") from error
+            raise GatewayUnreachable(f"the desktop app at {url} does not answer: {plain(error)}") from error
         except BaseException:
             await self._hang_up()
             raise
@@ -273,7 +275,8 @@ class Desktop:
             self._settle(offer, Status.REPLY, result.response.encode("utf-8", "surrogatepass"))
         else:
             told = failure or result.error or result.response or "the desktop app gave no reason"
-            self._settle(offer, Status.FAILED, told.encode("utf-8", "replace"))
+            # A stranger's words; they are shown to people wherever this error is.
+            self._settle(offer, Status.FAILED, printable(told).encode())
 
     def _settle(self, offer: Offer, status: Status, payload: bytes) -> None:
         if self._open.get(offer.number) is not offer:

@@ -18,13 +18,17 @@ class FunctionCodec:
 
     Args:
         settings: Of the link: whether results may be pickles, which dataclasses may come, where prints go.
+        proved: Says whether the other side has proved itself. Escapes in what strangers print are taken out, and so
+            are those of hosts that `trust="data"` calls strangers.
     """
 
-    def __init__(self, settings: LinkSettings) -> None:
+    def __init__(self, settings: LinkSettings, proved: Callable[[], bool]) -> None:
         # Where the old dialect may be spoken the other side has not proved itself: plain data only (DESIGN 6).
         self._trust = settings.trust or ("data" if settings.may_fall_back else "pickle")
         self._allow = settings.allow
         self._on_output = settings.on_output
+        self._proved = proved
+        self._strangers = settings.trust == "data"
 
     def encode(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Return the container's input.
@@ -40,7 +44,8 @@ class FunctionCodec:
         Raises:
             Exception: What the call raised, or why it has no result.
         """
-        outcome = decode_reply(reply, trust=self._trust, allow=self._allow)
+        escapes = self._proved() and not self._strangers
+        outcome = decode_reply(reply, trust=self._trust, allow=self._allow, escapes=escapes)
         if self._on_output is not None:
             for stream, text in outcome.printed:
                 with contextlib.suppress(Exception):  # a broken sink must not cost a result

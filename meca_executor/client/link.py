@@ -86,6 +86,11 @@ class Link:
         return self._driver.dialect
 
     @property
+    def proved(self) -> bool:
+        """Whether the other side has shown that it knows our key; only the native dialect has such a proof."""
+        return self.dialect == "native"
+
+    @property
     def why(self) -> str:
         """Why another dialect than the native one is spoken, in brackets; nothing for that one."""
         return "" if self.dialect == "native" else " (the server has no namespace /meca)"

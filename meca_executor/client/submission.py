@@ -125,7 +125,7 @@ class Submission:
         from .functions import FunctionCodec
 
         future: MecaFuture[Any] = MecaFuture()
-        codec = FunctionCodec(self._settings)
+        codec = FunctionCodec(self._settings, lambda: self._link.proved)
         try:
             payload = codec.encode(fn, args, kwargs)
         except Exception as error:

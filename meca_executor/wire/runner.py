@@ -79,14 +79,17 @@ def encode_call(
     return json.dumps(request).encode()
 
 
-def decode_reply(reply: bytes | str, *, trust: Trust = "data", allow: Sequence[type] = ()) -> Outcome:
+def decode_reply(
+    reply: bytes | str, *, trust: Trust = "data", allow: Sequence[type] = (), escapes: bool = False
+) -> Outcome:
     """Return what a container replied to `encode_call`; what cannot be read is an error in the outcome.
 
     Args:
         reply: The body of the reply.
-        trust: With `"data"` no pickle in the reply is read, and escapes are taken out of what was printed.
-            `"pickle"` is for hosts that may do in this process what they like.
+        trust: With `"data"` no pickle in the reply is read. `"pickle"` is for hosts that may do in this process
+            what they like.
         allow: Dataclasses that the value may contain when it comes as data.
+        escapes: Leave terminal escapes in what was printed.
 
     Raises:
         UsageError: `allow` holds something else than dataclasses.
@@ -101,7 +104,7 @@ def decode_reply(reply: bytes | str, *, trust: Trust = "data", allow: Sequence[t
     if type(outcome) is not dict:
         refusal = body.get("error") if type(body) is dict else None
         return Outcome(None, _refused(refusal) if type(refusal) is str else _no_outcome(reply), [])
-    printed = _printed(body.get("printed"), trust)
+    printed = _printed(body.get("printed"), escapes)
     try:
         value, error = _opened(outcome, trust, allow)
     except UntrustedResult as untrusted:
@@ -157,11 +160,11 @@ def _content(outcome: dict[str, Any], name: str) -> bytes:
         raise UntrustedResult(f"the container's reply has no readable {name!r}") from None
 
 
-def _printed(printed: object, trust: Trust) -> list[tuple[str, str]]:
+def _printed(printed: object, escapes: bool) -> list[tuple[str, str]]:
     """Return what the call printed, as far as it is what it should be."""
     pieces = [piece for piece in printed if type(piece) is list and len(piece) == 2] if type(printed) is list else []
     texts = [(stream, text) for stream, text in pieces if stream in STREAMS and type(text) is str]
-    return [(stream, printable(text)) for stream, text in texts] if trust == "data" else texts
+    return texts if escapes else [(stream, printable(text)) for stream, text in texts]
 
 
 def _refused(text: str) -> TaskFailed:

@@ -84,7 +84,8 @@ def test_printed() -> None:
     wrong = [["stdin", "d"], ["stdout"], "stdout", ["stdout", 1], None, [["stdout"], "e"], [{}, "f"]]
     reply = json.dumps({"printed": [*printed, *wrong], "outcome": {"kind": "value", "data": b64(encode(None))}})
     assert decode_reply(reply).printed == [("stdout", "a\n"), ("stderr", "b"), ("stdout", "c")]
-    assert decode_reply(reply, trust="pickle").printed[0] == ("stdout", "a\x1b[31m\n")
+    assert decode_reply(reply, trust="pickle").printed[0] == ("stdout", "a\n")
+    assert decode_reply(reply, escapes=True).printed[0] == ("stdout", "a\x1b[31m\n")
     failed = json.dumps({"printed": printed, "outcome": {"kind": "died", "text": "words"}})
     assert len(decode_reply(failed).printed) == 3
     for other in ("text", 5, {"stdout": "a"}, None):
