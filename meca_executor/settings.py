@@ -16,8 +16,13 @@ DEFAULT_PORT = 3001  #: the MECAnywhere desktop app's port, and so ours
 DESKTOP_ENDPOINT = f"http://localhost:{DEFAULT_PORT}"
 PREFIXES = ("MECA_", "BACKEND_", "SORNA_")  #: read in this order, so that old settings go on working
 KEY_LIMIT = 128  #: characters of an access key, and of a secret
-NAME_LIMIT = 128  #: characters of a session's name
+NAME_LIMIT = 128  #: characters of a session's name, and of a container runtime's
+REF_LIMIT = 512  #: characters of a container's name; Docker's own are shorter
+TASK_ID_LIMIT = 1024  #: characters of a task's name
 HELLO_LIMIT = 64 << 10  #: characters of all that a client says before it has proved itself
+TOLD_LIMIT = 64 << 10  #: bytes of one JSON text after that
+MESSAGE_LIMIT = 4 << 30  #: bytes of one call, result or object that is not in shared memory
+OPTIONS_MOST = 100_000  #: different options of one session
 
 
 class KeyPair(NamedTuple):
@@ -90,6 +95,29 @@ def why_no_key(text: str) -> str | None:
         return f"has {len(text):,} characters, and {KEY_LIMIT} are allowed"
     if not text.isprintable() or any(letter.isspace() for letter in text):
         return "has a space or an unprintable character in it"
+    return None
+
+
+def why_no_ref(text: str) -> str | None:
+    """Return why a text cannot be a container's name; None when it can."""
+    if len(text) > REF_LIMIT:
+        return f"container name {text[:40]!r}... has {len(text):,} characters, and {REF_LIMIT} are allowed"
+    if not text or any(letter.isspace() for letter in text):
+        return f"container name {text!r} is not an image name such as 'knn:latest'"
+    return None
+
+
+def why_no_runtime(text: str) -> str | None:
+    """Return why a text cannot be a container runtime's name; None when it can."""
+    if len(text) > NAME_LIMIT:
+        return f"runtime {text[:40]!r}... has {len(text):,} characters, and {NAME_LIMIT} are allowed"
+    return None
+
+
+def why_no_task_id(text: str) -> str | None:
+    """Return why a text cannot be a task's name; None when it can."""
+    if len(text) > TASK_ID_LIMIT:
+        return f"task id {text[:40]!r}... has {len(text):,} characters, and {TASK_ID_LIMIT:,} are allowed"
     return None
 
 

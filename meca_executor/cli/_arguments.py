@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from ..errors import UsageError
-from ..settings import resolve_endpoint
+from ..settings import resolve_endpoint, why_no_ref
 
 _ENDPOINT_HELP = (
     "the gateway to use: http://HOST:PORT, 'desktop' for the MECAnywhere desktop app, or 'embedded' for one that "
@@ -91,4 +91,6 @@ def named_app(text: str) -> tuple[str, str]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, such as knn:latest=example_containers/knn")
+    if (why := why_no_ref(name)) is not None:
+        raise argparse.ArgumentTypeError(why)
     return name, app_folder(folder)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..keys import read_keys
-from ..settings import default_key_file, given_keys, resolve_endpoint
+from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_task_id
 from ..wire.calls import dumps
+from .container import checked_ref
 from .driver import LinkSettings
 from .output import sink_for
 from .tls import checked_ca_file
@@ -58,7 +59,7 @@ def checked_settings(
 
         checked_allow(allow)
     ca_file = checked_ca_file(ca_file, url)
-    folders = {name: os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
+    folders = {checked_ref(name): os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
     if url is not None and folders:
         raise UsageError("apps are for the embedded gateway; start this one with: meca gateway --app NAME=FOLDER")
     return LinkSettings(
@@ -79,6 +80,19 @@ def checked_settings(
         ca_file=ca_file,
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
+
+
+def checked_task_id(task_id: object) -> str | None:
+    """Return the name of a task, or None.
+
+    Raises:
+        UsageError: It is something else than a str, or too long.
+    """
+    if task_id is not None and not isinstance(task_id, str):
+        raise UsageError(f"task_id {task_id!r:.100} is not a str")
+    if task_id is not None and (why := why_no_task_id(task_id)) is not None:
+        raise UsageError(why)
+    return task_id
 
 
 def check_callable(fn: object) -> None:

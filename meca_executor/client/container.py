@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import TaskFailed, UsageError
+from ..settings import why_no_ref, why_no_runtime
 
 Codec = str | tuple[Callable[[Any], "str | bytes"], Callable[[str], Any]]
 NAMED_CODECS = ("json", "text", "bytes")
@@ -49,7 +50,7 @@ class Container:
     ) -> None:
         self.ref = checked_ref(ref)
         self.resource = checked_resource(resource)
-        self.runtime = runtime
+        self.runtime = checked_runtime(runtime)
         self.codec = checked_codec(codec)
         self.app = None if app is None else os.path.abspath(os.fspath(app))
 
@@ -117,11 +118,26 @@ def checked_ref(ref: object) -> str:
     """Return an image name.
 
     Raises:
-        UsageError: It is not a str, is empty, or has white space in it.
+        UsageError: It is not a str, is empty or too long, or has white space in it.
     """
-    if not isinstance(ref, str) or not ref or any(letter.isspace() for letter in ref):
+    if not isinstance(ref, str):
         raise UsageError(f"container name {ref!r} is not an image name such as 'knn:latest'")
+    if (why := why_no_ref(ref)) is not None:
+        raise UsageError(why)
     return ref
+
+
+def checked_runtime(runtime: object) -> str | None:
+    """Return a container runtime's name, or None.
+
+    Raises:
+        UsageError: It is something else than a str, or too long.
+    """
+    if runtime is not None and not isinstance(runtime, str):
+        raise UsageError(f"runtime {runtime!r} is not a name")
+    if runtime is not None and (why := why_no_runtime(runtime)) is not None:
+        raise UsageError(why)
+    return runtime
 
 
 def checked_codec(codec: Any) -> Codec | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..policy.retry import RetryPolicy
-from .container import checked_ref, checked_resource
+from .container import checked_ref, checked_resource, checked_runtime
 
 TIMEOUT_MOST = 1e9  #: seconds; thirty years and more are no limit
 UNSET: Any = object()  #: an option that is not given, where None means something
@@ -49,9 +49,7 @@ class TaskOptions:
         if container_ref is not UNSET:
             given["container_ref"] = None if container_ref is None else checked_ref(container_ref)
         if runtime is not UNSET:
-            if runtime is not None and not isinstance(runtime, str):
-                raise UsageError(f"runtime {runtime!r} is not a name")
-            given["runtime"] = runtime
+            given["runtime"] = checked_runtime(runtime)
         return replace(self, **given) if given else self
 
     def calling(self, container_ref: str, resource: dict[str, float], runtime: str | None) -> TaskOptions:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..wire.payloads import dump_call
+from .checks import checked_task_id
 from .chunks import Chunk, Map, cut, failed, results
 from .future import MecaFuture
 from .handles import Handle, mentioned
@@ -108,7 +109,7 @@ class Submission:
     ) -> MecaFuture[Any]:
         """Queue a container's call with one input."""
         future: MecaFuture[Any] = MecaFuture()
-        future.given_id = task_id
+        future.given_id = checked_task_id(task_id)
         if container.app is not None and self._settings.apps.get(container.ref) != container.app:
             self._register_app(container.ref, container.app)
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import UsageError
+from ..settings import OPTIONS_MOST
 from ..wire.calls import BY_REFERENCE, NO_DEFINITION, reference_to
 from ..wire.payloads import in_frame
 from .checks import check_callable
@@ -109,9 +111,15 @@ class Registry:
         return number
 
     def options_number(self, options: TaskOptions) -> int:
-        """Return the options id of these options."""
+        """Return the options id of these options.
+
+        Raises:
+            UsageError: There are too many.
+        """
         text = options.wire()  # what the gateway cannot tell apart is one: retries are decided here
         with self._lock:
+            if text not in self._options and len(self.options) >= OPTIONS_MOST:
+                raise UsageError(f"an executor has {OPTIONS_MOST:,} different options at most; make another executor")
             number = self._options.setdefault(text, len(self.options))
             if number == len(self.options):
                 self.options.append(options)

@@ -110,8 +110,8 @@ class Broker:
                 self._roster.out.append(Forget(worker.id, sorted(had)))
 
     def set_options(self, session: str, number: int, options: Options) -> None:
-        """Learn an options id of a session."""
-        self.sessions[session].options[number] = options
+        """Learn an options id of a session; a `ValueError` when it has too many."""
+        self.sessions[session].learn(number, options)
 
     def pause(self, session: str, paused: bool) -> list[Instruction]:
         """Stop or go on starting a session's tasks."""

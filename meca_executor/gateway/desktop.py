@@ -36,6 +36,7 @@ KEPT_S = 600.0  #: results wait so long for their client to come back
 HEARD_S = 2.0  #: a client that acknowledges does so within this time, also when it is busy
 FETCH_S = 60.0  #: a client takes what it is sent within this time, or is given up
 RELEASE_S = 1.0  #: a poll waits no longer for an answer
+JOBS_MOST = 16_384  #: of one client, under way at once
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 log = logging.getLogger("meca.gateway")
@@ -146,6 +147,10 @@ class DesktopFront:
             else:
                 self._tell(client, old.OFFLOADED, None, "success")
                 self._tell_result(client, error.task_id, None, str(error))
+            return
+        if len(client.jobs) >= JOBS_MOST:
+            told = f"this program has {JOBS_MOST:,} tasks here already; offer more when some have ended"
+            self._tell(client, old.OFFLOADED, {"message": told}, None)
             return
         self._tell(client, old.OFFLOADED, None, "success")
         running = asyncio.get_running_loop().create_task(self._run(client, job))

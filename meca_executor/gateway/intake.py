@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..policy.placement import why_never
+from ..settings import TOLD_LIMIT, why_no_ref
 from ..wire import proof
 from ..wire.blobs import MENTION_BYTES
-from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode
+from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode, starts, unpack_id
 from .tasks import Options
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .keeper import Keeper
     from .session import Session
     from .tasks import Instruction
+
+
+TASKS_MOST = 65_536  #: of one session, under way at once; four times the window that its client was told
 
 
 class Doer(Protocol):
@@ -63,8 +67,16 @@ class Intake:
             self._hub.report(session.id, encode((record[0], int(Status.BUSY), 0, why) for record in refused))
             self._keeper.taken(session, None)
         else:
+            if message.kind is Kind.TASKS and session.opened:
+                self._check_room(session, message.body)
             self._keeper.taken(session, message)  # first: what is begun by it is among what was taken
             self.act(session, message)
+
+    def _check_room(self, session: Session, body: bytes) -> None:
+        """Check that a session has not too many tasks with those of a message; a `MalformedBatch` if it has."""
+        under_way = self._broker.sessions[session.id].under_way + len(session.calls)
+        if (count := under_way + sum(unpack_id(body, at)[0] for at in starts(body)[:-1])) > TASKS_MOST:
+            raise MalformedBatch(f"with these tasks the session would have {count:,}, and {TASKS_MOST:,} are allowed")
 
     def act(self, session: Session, message: Message) -> None:
         """Do what a message asks for.
@@ -75,7 +87,7 @@ class Intake:
         kind, body = message
         if kind is Kind.CONTROL:
             for _, _, _, payload in decode(body):
-                self._on_control(session, proof.from_text(payload.decode()))
+                self._on_control(session, told(payload))
         elif kind is Kind.SETUP and not session.opened:
             if len(decode(body)) != 2:
                 raise MalformedBatch("a setup has two records")
@@ -102,7 +114,7 @@ class Intake:
                 session.arrived[whole[0]] = whole[1]
         elif kind is Kind.OPTIONS:
             for number, _, _, payload in decode(body):
-                self._on_options(session, number, Options.from_fields(proof.from_text(payload.decode())))
+                self._on_options(session, number, Options.from_fields(told(payload)))
         elif kind is Kind.RELEASE:
             for _, what, _, reference in decode(body):
                 self._release(session, what, reference)
@@ -123,8 +135,8 @@ class Intake:
         if fields.get("type") == "bye":
             self._hub.end(session)
         elif fields.get("type") == "app" and self._trusting:
-            if not {"ref", "folder"} <= fields.keys():
-                raise MalformedBatch("an app has a ref and a folder")
+            if not {"ref", "folder"} <= fields.keys() or why_no_ref(str(fields["ref"])) is not None:
+                raise MalformedBatch("an app has a ref, which is a container's name, and a folder")
             self._calls.add(str(fields["ref"]), str(fields["folder"]))
 
     def _on_options(self, session: Session, number: int, options: Options) -> None:
@@ -165,3 +177,14 @@ class Intake:
             call.cancel()
         else:
             self._hub.do(self._broker.kill(session.id, task_id))
+
+
+def told(payload: bytes) -> dict[str, Any]:
+    """Return the object of a JSON text that a client sent.
+
+    Raises:
+        ValueError: It is none, or longer than any that our clients send.
+    """
+    if len(payload) > TOLD_LIMIT:
+        raise MalformedBatch(f"a JSON text of {len(payload):,} bytes, and {TOLD_LIMIT:,} are allowed")
+    return proof.from_text(payload.decode())

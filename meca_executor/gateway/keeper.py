@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from ..settings import MESSAGE_LIMIT
 from ..wire.records import COUNTED, Definition, Kind, decode, encode, unpack_id
 from ..wire.stream import Stream, frames_of
 from .books import DONE, KEPT, OUTCOMES, STARTED, Books, ids_of, ids_of_tasks, pack_ids
 from .journal import Entry, SavedSession
-from .session import MAX_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .books import History
     from .journal import Journal
     from .session import Session
+
+MESSAGE_MOST = MESSAGE_LIMIT + (16 << 20)  #: with small ones that travel beside a large one
 
 
 class Keeper(Protocol):
@@ -78,7 +80,7 @@ class Volatile:
 
     def stream(self) -> Stream:
         """Return a new session's stream."""
-        return Stream(MAX_MESSAGE)
+        return Stream(MESSAGE_MOST)
 
     def opened(self, session: Session, then: Callable[[], object]) -> None:
         """As `Keeper`."""
@@ -139,7 +141,7 @@ class Durable:
 
     def stream(self) -> Stream:
         """Return a new session's stream."""
-        return Stream(MAX_MESSAGE, hold=True)
+        return Stream(MESSAGE_MOST, hold=True)
 
     @property
     def full(self) -> bytes | None:
@@ -155,7 +157,7 @@ class Durable:
         books, outcomes = Books(), history.outcomes
         history.fill(books)
         before = outcomes[0].number - frames_of(outcomes[0].body) if outcomes else saved.sent
-        stream = Stream(MAX_MESSAGE, hold=True, received=saved.received, sent=before)
+        stream = Stream(MESSAGE_MOST, hold=True, received=saved.received, sent=before)
         kept = self._kept[saved.id] = Kept(books, saved.sent, used=history.used)
         for entry in outcomes:
             stream.send(Kind.RESULTS, entry.body)
@@ -285,7 +287,7 @@ class Durable:
 
 def limits() -> dict[str, int]:
     """Return what a client may send and have out."""
-    return {"message": MAX_MESSAGE, "window": 16_384, "window_bytes": 256 << 20}
+    return {"message": MESSAGE_LIMIT, "window": 16_384, "window_bytes": 256 << 20}
 
 
 def act_all(acts: list[Callable[[], object]]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import MecaError
+from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import Arriving, mentioned
 from ..wire.records import MalformedBatch, Release
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ..wire.payloads import Held
     from ..wire.stream import Stream
     from .tasks import Options
-
-MAX_MESSAGE = 4 << 30  #: bytes of one task or result
 
 
 @dataclass(eq=False)
@@ -43,7 +42,7 @@ class Session:
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     shares: bool = False  #: the client reads our memory, and we its
-    arriving: Arriving = field(default_factory=lambda: Arriving(MAX_MESSAGE, shared=True))
+    arriving: Arriving = field(default_factory=lambda: Arriving(MESSAGE_LIMIT, shared=True))
     arrived: dict[int, bytes] = field(default_factory=dict)  #: blobs, until the client has them forgotten
     blobs: Iterator[int] = field(default_factory=lambda: itertools.count(1))  #: numbers for those that it is sent
     shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped

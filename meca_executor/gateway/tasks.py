@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..settings import OPTIONS_MOST, why_no_ref, why_no_runtime
 from .groups import Flight, Group
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Options:
         for name in ("container_ref", "runtime"):
             if not isinstance(fields.get(name), (str, type(None))):
                 raise ValueError(f"{name} {fields[name]!r:.100} is not text")
+        ref, runtime = fields.get("container_ref"), fields.get("runtime")
+        if (why := (ref and why_no_ref(ref)) or (runtime and why_no_runtime(runtime))) is not None:
+            raise ValueError(why)
         timeout, resource = fields.get("timeout"), fields.get("resource") or {}
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
             raise ValueError(f"timeout {timeout!r} is not a positive number of seconds")
@@ -46,7 +50,7 @@ class Options:
         attempts = fields.get("attempts")
         if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
             raise ValueError(f"attempts {attempts!r} is not a number from 1 on")
-        return cls(timeout, fields.get("container_ref"), fields.get("runtime"), resource, attempts)
+        return cls(timeout, ref, runtime, resource, attempts)
 
 
 @dataclass(eq=False)
@@ -92,6 +96,16 @@ class BrokerSession:
         if len(self.definitions) >= DEFINITIONS_MOST:
             raise ValueError(f"a session has {DEFINITIONS_MOST:,} functions at most; send any more with their calls")
         self.definitions[number] = definition
+
+    def learn(self, number: int, options: Options) -> None:
+        """Learn an options id.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        if number not in self.options and len(self.options) >= OPTIONS_MOST:
+            raise ValueError(f"a session has {OPTIONS_MOST:,} different options at most")
+        self.options[number] = options
 
 
 @dataclass(eq=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import WebSocketError, web
 
 from ..wire.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+log = logging.getLogger("meca.gateway")
 
 TAP = "meca.tap"  #: where a connection's environ has its tap
 
@@ -47,6 +50,8 @@ class Websocket:
             OSError: There are no more.
         """
         data = (await self._tap.receive()).data
+        if isinstance(data, WebSocketError):  # too large, or no websocket's; the client was told by the closing code
+            log.warning("a client's connection ends: %s", data)
         if not isinstance(data, (str, bytes)):
             raise OSError("the websocket was closed")
         return data

@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from ..settings import why_no_ref, why_no_task_id
+
 NAMESPACE = "/"
 REGISTERED, OFFLOAD, OFFLOADED, RESULT = "registered", "offload", "offloaded", "job_results_received"
 MAX_PAYLOAD = 1_000_000  #: bytes of a message, where the app's handshake does not say
@@ -114,6 +116,12 @@ def decode_job(args: tuple[Any, ...]) -> Job:
     except MalformedJob as error:
         error.task_id = _as_text(fields.get("task_id"))
         raise
+    if (why := why_no_task_id(task_id)) is not None:
+        raise MalformedJob(why)
+    if (why := why_no_ref(ref)) is not None:
+        refusal = MalformedJob(why)
+        refusal.task_id = task_id
+        raise refusal
     resource, runtime = fields.get("resource"), fields.get("runtime")
     given = resource if isinstance(resource, dict) else {}
     count = fields.get("gpu_count") or given.get("gpu_count") or 0

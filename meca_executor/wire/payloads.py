@@ -10,7 +10,8 @@ import pickle
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SharedMemoryFull
+from ..errors import SharedMemoryFull, TaskTooLarge
+from ..settings import MESSAGE_LIMIT
 from .calls import PROTOCOL, pickled, pickled_by_value
 from .parcels import FAILED, PACKED, SHARED, Parcel, unpack
 
@@ -72,6 +73,8 @@ def _large(data: bytes, buffers: list[memoryview], lender: Lender | None) -> byt
     parcel = Parcel(data, buffers)
     if lender is not None and parcel.size >= SHARE_MIN and (segment := lender.make(parcel)) is not None:
         return held_by(segment)
+    if parcel.size > MESSAGE_LIMIT:  # before it is put together
+        raise TaskTooLarge(f"the value has {parcel.size:,} bytes, and {MESSAGE_LIMIT:,} can travel")
     return parcel.pack() if buffers else data
 
 
