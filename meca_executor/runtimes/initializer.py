@@ -34,10 +34,10 @@ def run(initializer: bytes) -> None:
 def load(payload: bytes) -> Any:
     """Return the value of a payload; functions of `__main__` see what the initializer set."""
     if not _made and payload[0] == PICKLE:  # by far the most
-        return pickle.loads(payload)
+        return pickle.loads(payload)  # nosec B301 # only from sides that have proved themselves
     data, buffers = (payload, None) if is_plain(payload) else opened(payload)
     if not _made or _MARK not in bytes(data):
-        return pickle.loads(data, buffers=buffers)
+        return pickle.loads(data, buffers=buffers)  # nosec B301 # only from sides that have proved themselves
     loader = _Unpickler(io.BytesIO(data), buffers)
     value = loader.load()
     for names in loader.globals:

@@ -66,7 +66,7 @@ def _run_script(path: str) -> None:
     # Stays there for good (`runpy` takes it back when the file's end is reached), so that threads which
     # go on after that, and children started by `multiprocessing`, still find what the app defined.
     sys.modules["__main__"] = module
-    exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+    exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # nosec B102 # the app that was asked for
 
 
 def _main() -> None:

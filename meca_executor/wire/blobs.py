@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BLOB_MIN = 256 << 10  #: bytes; a smaller payload is quicker in its message
 LARGE = ord("L")  #: first byte of a mention
 PIECE_BYTES = PART_BYTES - HEADER_BYTES
+ARRIVING_MOST = 16  #: blobs at once that are not whole; ours come one after the other
 LAST = 1  #: tag of the last piece's record
 
 _MENTION = struct.Struct("<BQ")
@@ -82,6 +83,8 @@ class Arriving:
         if size != len(piece) or not size:
             raise MalformedBatch(f"a piece announces {size} bytes, {len(piece)} are there")
         if (blob := self._parts.get(number)) is None:
+            if len(self._parts) >= ARRIVING_MOST:
+                raise MalformedBatch(f"a piece of one more blob, where {ARRIVING_MOST} are not whole yet")
             blob = self._parts[number] = self._begin()
         if blob.size + size > self._most:
             del self._parts[number]

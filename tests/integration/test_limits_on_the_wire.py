@@ -13,7 +13,6 @@ import socketio
 from meca_executor import MecaExecutor, TaskTooLarge
 from meca_executor.gateway import desktop
 from meca_executor.serve import Gateway
-from meca_executor.wire import segments
 from meca_executor.wire.stream import FRAME_LIMIT
 
 from .key_clients import LIMIT, PLAIN, in_a_loop, works
@@ -52,10 +51,10 @@ def test_a_frame(caplog: pytest.LogCaptureFixture) -> None:
     assert "a client's connection ends: Message size" in caplog.text
 
 
-def test_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result(tmp_path: Path) -> None:
     """It fails its own call, with both numbers; the worker lives on."""
-    monkeypatch.setattr(segments, "available", lambda: False)
-    with standing_gateway(tmp_path, "--workers", "1") as gateway, MecaExecutor(gateway.url) as ex:
+    words = ("--workers", "1", "--journal", str(tmp_path / "journal"))  # with which nothing lies in shared memory
+    with standing_gateway(tmp_path, *words) as gateway, MecaExecutor(gateway.url) as ex:
         with pytest.raises(TaskTooLarge, match=r"the value has 2,000,0\d\d bytes, and 1,000,000 can travel"):
             ex.submit(result_of, 2_000_000).result(LIMIT)
         assert ex.submit(result_of, 900_000).result(LIMIT) == bytes(900_000)

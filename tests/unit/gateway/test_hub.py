@@ -12,7 +12,8 @@ from meca_executor import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, 
 from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.hub import Hub
 from meca_executor.gateway.session import SessionRefused
-from meca_executor.wire.records import Kind, MalformedBatch, Record, Status, decode, encode
+from meca_executor.wire.blobs import LAST, mention
+from meca_executor.wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
 from meca_executor.wire.stream import Stream
 
 if TYPE_CHECKING:
@@ -297,6 +298,20 @@ async def test_a_session_belongs_to_its_key() -> None:
     again, resumed = client.hub.attach("s", "me", 1, None, client.session.birth)
     assert again is client.session
     assert resumed
+
+
+@in_a_loop
+async def test_a_blob_belongs_to_its_session() -> None:
+    """Another one cannot mention it, not even one of the same owner."""
+    client = Client()
+    client.tell(Kind.PIECE, [(7, LAST, 0, b"Ksecret")])
+    client.tell(Kind.DEFINE, [(7, Definition.OBJECT, 0, mention(7))])
+    assert client.session.arrived
+    client.session, _ = client.hub.attach("another", "me", 1, None)
+    client.stream = Stream()
+    client.tell(Kind.SETUP, SETUP)
+    with pytest.raises(MalformedBatch, match="blob 7 was never sent"):
+        client.tell(Kind.DEFINE, [(7, Definition.OBJECT, 0, mention(7))])
 
 
 @in_a_loop

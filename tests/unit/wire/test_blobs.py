@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from meca_executor.errors import SharedMemoryFull
 from meca_executor.wire import objects, segments
-from meca_executor.wire.blobs import LAST, PIECE_BYTES, Arriving, contents, mention, mentioned, pieces
+from meca_executor.wire.blobs import ARRIVING_MOST, LAST, PIECE_BYTES, Arriving, contents, mention, mentioned, pieces
 from meca_executor.wire.parcels import Parcel
 from meca_executor.wire.payloads import Held, opened
-from meca_executor.wire.records import MalformedBatch, pack_header
+from meca_executor.wire.records import MalformedBatch, encode, pack_header
 from meca_executor.wire.stream import FRAME, PART_BYTES, Stream
 
 if TYPE_CHECKING:
@@ -163,3 +163,14 @@ def test_what_gets_no_segment_can_be_sent_on() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert type(whole) is bytes
     assert bytes(opened(whole)[0]) == payload
+
+
+def test_blobs_that_never_become_whole() -> None:
+    """Each may hold memory and a descriptor, so there are so many at once; one that ends makes room."""
+    arriving = Arriving(100, shared=False)
+    for number in range(ARRIVING_MOST):
+        assert arriving.add(encode([(number, 0, 0, b"part")])) is None
+    with pytest.raises(MalformedBatch, match="16 are not whole yet"):
+        arriving.add(encode([(99, 0, 0, b"part")]))
+    assert arriving.add(encode([(0, LAST, 0, b"end")])) is not None
+    assert arriving.add(encode([(99, 0, 0, b"part")])) is None
