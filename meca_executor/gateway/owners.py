@@ -36,6 +36,10 @@ class Owners:
         self._runners = runners
         self._known = self.secrets()
 
+    def __str__(self) -> str:
+        count = 1 if self._one else len(self._known)
+        return f"{count} owner{'s; --trust-all-keys lets them run, all as this user' if count > 1 else ''}"
+
     def secrets(self) -> Mapping[str, str]:
         """Return access key -> secret, as it is now."""
         self._known = self._keys if isinstance(self._keys, Mapping) else self._keys.secrets()

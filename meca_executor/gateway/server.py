@@ -293,9 +293,10 @@ class Server:
         """Now and then: end what keys had begun that are revoked, and connections that say nothing."""
         self._looking = self._loop.call_later(LOOK_S, self._look)
         self._door.sweep(None if self._runner is None else self._runner.server)
-        if self._refusing != ((why := self._owners.why_not()) is not None):
+        if self._refusing != (self._owners.why_not() is not None):
             self._refusing = not self._refusing
-            log.warning("%s", why or "functions are run again: all keys are one owner's")
+            how = "are refused" if self._refusing else "are run again"
+            log.warning("functions %s: the keys have %s", how, self._owners)
         if (known := self._owners.settled()) is None:
             return
         for connection in list(self._connections.values()):

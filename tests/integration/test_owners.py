@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meca_executor import Container, MecaExecutor, NoHostFits
+from meca_executor.cli._checkup import workers
 from meca_executor.keys import add_keys, revoke_keys
 from meca_executor.wire.objects import fetch
 from meca_executor.wire.records import Kind, encode
@@ -94,13 +95,15 @@ def test_owners_run_containers_and_no_functions(tmp_path: Path, key_file: Path, 
     """Nor the container that runs functions as a local app; the operator is told, too, and a single owner runs all."""
     first, second = pairs
     with standing_gateway(tmp_path, "--workers", "1", "--key-file", str(key_file)) as standing:
-        standing.await_log(WAY_OUT)
+        standing.await_log(f"functions are refused: the keys have 2 owners; {WAY_OUT}")
         assert not runs_functions(standing.url, first)
         with client(standing.url, second) as ex, pytest.raises(NoHostFits, match=f"meca-python:latest .* {WAY_OUT}"):
             ex.options(container_ref="meca-python:latest").submit(abs, -1).result(LIMIT)
+        with client(standing.url, second) as ex:
+            assert workers(ex).mark == "--", "the doctor takes it for no fault"
         revoke_keys(key_file, second.access_key)
         wait_until(lambda: runs_functions(standing.url, first), "the owner that is left runs functions", LIMIT)
-        standing.await_log("functions are run again")
+        standing.await_log("functions are run again: the keys have 1 owner")
 
 
 def test_the_operator_may_offer_the_container_that_runs_functions(
