@@ -11,6 +11,7 @@ from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_ta
 from ..wire.calls import dumps
 from .container import checked_ref
 from .driver import LinkSettings
+from .options import checked_env
 from .output import sink_for
 from .tls import checked_ca_file
 
@@ -36,6 +37,7 @@ def checked_settings(
     strict: bool,
     trust: Literal["data", "pickle"] | None,
     allow: Sequence[type],
+    env: Mapping[str, str] | None,
     thread_name: str,
     ca_file: str | os.PathLike[str] | None,
 ) -> LinkSettings:
@@ -78,6 +80,7 @@ def checked_settings(
         trust=trust,
         allow=tuple(allow),
         ca_file=ca_file,
+        env=() if env is None else tuple(checked_env(env).items()),
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
 

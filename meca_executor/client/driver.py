@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..settings import KeyPair
     from ..wire.records import Record
+    from ..wire.surroundings import Variables
     from .chunks import Slice
     from .ledger import Ledger
     from .link_state import OnLink
@@ -37,6 +38,7 @@ class LinkSettings:
     allow: tuple[type, ...] = ()  #: dataclasses that may come as data
     strict: bool = True  #: replies in the old dialect that are known failure texts are failures
     ca_file: str | None = None  #: PEM file of the certificates to believe; None: the system's
+    env: Variables = ()  #: that workers begin with
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
 
 

@@ -6,13 +6,14 @@ import os
 import time
 import weakref
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from ..errors import ExecutorClosed, UsageError
 from ..policy.credit import Credit
 from .checks import check_map, checked_settings
 from .container import Container
 from .embedded import EmbeddedGateway
+from .facts import Facts
 from .future import MecaFuture
 from .ledger import Ledger
 from .lifetime import CLOSED, check_not_ending, watch
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
     from .link_state import OnLink
     from .output import Sink
-
+    from .shipping import Ship
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class MecaExecutor(Executor):
+class MecaExecutor(Facts, Executor):
     """Runs calls in the worker processes and containers behind a gateway.
 
     Used as a `ThreadPoolExecutor` is. Without an endpoint it starts a gateway of its own, a child process.
@@ -74,6 +75,13 @@ class MecaExecutor(Executor):
         allow: Dataclasses that may come back as data.
         ca_file: PEM file of the certificates that an `https://` endpoint is checked with, and no others; None is
             `MECA_CA_FILE`, else the system's.
+        ship: Which modules are sent along, for workers to import. `"auto"`: those of your own, neither installed
+            nor the standard library's, that functions and arguments need, to a gateway that is not this process's
+            own, whose workers find them where they are. A path or a module, or a list of them (`"auto"` may be
+            among them): these, all files of each, to any gateway. None: nothing. See README, "Your own modules".
+        env: Environment variables of the workers, from their start; not for containers, which have their own.
+        cwd: Folder in which calls run, on the machine where they run. None is the folder of the caller with an
+            embedded gateway, else the gateway's. One that cannot be entered is the call's `FileNotFoundError`.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
@@ -105,12 +113,15 @@ class MecaExecutor(Executor):
         trust: Literal["data", "pickle"] | None = None,
         allow: Sequence[type] = (),
         ca_file: str | os.PathLike[str] | None = None,
+        ship: Ship = "auto",
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
             endpoint, max_workers = None, endpoint
         self._options = TaskOptions().changed(
-            timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
+            timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime, cwd=cwd
         )
         self._registry = Registry()
         self._tag = self._registry.options_number(self._options)
@@ -129,83 +140,36 @@ class MecaExecutor(Executor):
             trust=trust,
             allow=allow,
             ca_file=ca_file,
+            env=env,
             thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
-        self._start(max_workers)
+        self._start(max_workers, ship)
 
-    def _start(self, max_workers: int | None) -> None:
-        # First of all, so that it starts while this process imports what the link needs.
-        embedded = self._settings.endpoint is None
+    def _start(self, max_workers: int | None, ship: Ship) -> None:
+        """Begin to connect; all that can be wrong with an argument has been looked at by then."""
+        embedded, shipping = self._settings.endpoint is None, None
+        if not embedded or ship != "auto":
+            from .shipping import shipping_for
+
+            shipping = shipping_for(ship, self._registry, self._settings, embedded=embedded)
+        # Before the link, so that it starts while this process imports what that needs.
         gateway = EmbeddedGateway(max_workers, self._settings.apps) if embedded else None
         from .link import Link
 
         credit = Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20)
         self._ledger = Ledger(credit, self._settings.endpoint or "embedded")
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
-        self._submission = Submission(self._settings, self._registry, self._ledger, self._link)
+        self._submission = Submission(self._settings, self._registry, self._ledger, self._link, shipping)
         watch(self._link)
         # An executor that nobody holds any more ends when its tasks are done.
         finalizer = weakref.finalize(self, self._link.close)
         finalizer.atexit = False
-
-    def __repr__(self) -> str:
-        queued, running = self._ledger.counts
-        where, spoken = self._link.endpoint or "embedded", f"{self._link.dialect} dialect{self._link.why}"
-        return f"<MecaExecutor {where} {self.state}, {spoken}, {queued} queued, {running} running>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a MecaExecutor cannot be pickled: it belongs to this process; make one where it is needed, or give tasks "
             "the endpoint's URL"
         )
-
-    # -- what it is -------------------------------------------------------------------------------
-
-    @property
-    def endpoint(self) -> str:
-        """URL of the gateway in use; waits until an embedded one is up.
-
-        Raises:
-            GatewayError: There is no connection, and why.
-        """
-        if self._settings.endpoint is not None:
-            return self._settings.endpoint
-        self._link.wait_started()
-        return cast("str", self._link.endpoint)
-
-    @property
-    def dialect(self) -> str:
-        """The protocol spoken: `"native"`, or `"desktop"` with a MECAnywhere desktop app; waits for the connection.
-
-        Raises:
-            GatewayError: There is no connection, and why.
-        """
-        self._link.wait_started()
-        return self._link.dialect
-
-    @property
-    def state(self) -> str:
-        """`"connecting"`, `"connected"`, `"closed"`, or `"lost"` for good.
-
-        While a connection that dropped is tried again: `"resuming (3 s, attempt 4)"`, seconds since it dropped and
-        attempts to connect so far; and behind that the gateway's reason, where it gave one.
-        """
-        return self._link.state
-
-    @property
-    def slots(self) -> int:
-        """Tasks that run at once; waits for the connection.
-
-        Raises:
-            GatewayError: There is no connection, and why.
-        """
-        self._link.wait_started()
-        return self._link.slots
-
-    @property
-    def _max_workers(self) -> int:
-        """What dask and joblib ask of an executor."""
-        return self._settings.max_workers or self.slots
 
     # -- the Executor contract --------------------------------------------------------------------
 
@@ -307,8 +271,16 @@ class MecaExecutor(Executor):
         resource: Mapping[str, float] | None = UNSET,
         container_ref: str | None = UNSET,
         runtime: str | None = UNSET,
+        env: Mapping[str, str] | None = UNSET,
+        cwd: str | os.PathLike[str] | None = UNSET,
     ) -> MecaExecutor:
         """Return a view on this executor with other options; it is on the same link, and shut down with it.
+
+        Args:
+            timeout: As the executor's; so are those that are not named here.
+            env: Variables that are set while a call of the view runs, besides those that it has already (None:
+                nothing besides the executor's). What a module reads when it is imported is for the executor's own.
+            cwd: Folder in which calls of the view run; None is where workers are.
 
         Raises:
             UsageError: A value is wrong.
@@ -317,7 +289,13 @@ class MecaExecutor(Executor):
         view.__dict__.update(self.__dict__)
         view.__dict__["_viewed"] = self  # keeps it alive
         view._options = self._options.changed(
-            timeout=timeout, retry=retry, resource=resource, container_ref=container_ref, runtime=runtime
+            timeout=timeout,
+            retry=retry,
+            resource=resource,
+            container_ref=container_ref,
+            runtime=runtime,
+            env=env,
+            cwd=cwd,
         )
         view._tag = self._registry.options_number(view._options)
         return view

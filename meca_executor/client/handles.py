@@ -49,6 +49,11 @@ class Handle:
     def __repr__(self) -> str:
         return f"<Handle {self._number:x}>"
 
+    @property
+    def payload(self) -> bytes:
+        """The object as it travels."""
+        return self._registry.objects[self._number]
+
     def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
         if _mentioned.registry is not self._registry:
             raise TypeError("a handle is for the arguments of calls in worker processes of the executor that made it")

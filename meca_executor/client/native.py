@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+from base64 import b64encode
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Native:
         self._sent_options = 0
         self._sent_path: list[str] = []
         self._sent_objects: set[int] = set()
+        self._sent_code: set[int] = set()
         self._trimming = False  # looks now and then whether memory is kept in vain
         self._blobs: dict[int, int] = {}  # task that is out -> the blob that is its call
         self._over: list[int] = []  # blobs that nobody needs any more
@@ -141,12 +143,10 @@ class Native:
         """A gateway that does not know us: what another one had is lost with it."""
         self._stream = Stream()
         self._sent_references, self._sent_options, self._sent_path = 1, 0, list(sys.path)
-        self._sent_objects = set()
+        self._sent_objects, self._sent_code = set(), set()
         for kept in (self._blobs, self._over, self._arrived, self._arriving):
             kept.clear()
-        fields = worker_environment(embedded=self._gateway is not None)
-        fields |= {"share": self._host.shares, "lend": self._host.shares or self._lends}
-        environment = json.dumps(fields).encode()
+        environment = json.dumps(self._environment()).encode()
         self._tell(Kind.SETUP, encode([(0, 0, 0, environment), (0, 0, 0, self._host.settings.initializer)]))
         ended = f"the gateway at {self._host.endpoint} ended while it had the task{self._how_it_ended}"
         self._host.attempts_lost(f"{told}, and its session with it" if told else ended)
@@ -154,6 +154,17 @@ class Native:
             self._host.ledger.put_into_frames()
             for number, payload in list(self._host.registry.objects.items()):
                 self._host.registry.objects[number] = in_frame(payload)
+
+    def _environment(self) -> dict[str, object]:
+        """What workers take over before anything else."""
+        settings, code = self._host.settings, self._host.registry.code
+        fields: dict[str, object] = {**worker_environment(embedded=self._gateway is not None)}
+        fields |= {"share": self._host.shares, "lend": self._host.shares or self._lends}
+        if settings.env:
+            fields["env"] = dict(settings.env)
+        if settings.initializer and code:  # it may need all that was sent for it, before the first call
+            fields["code"] = [b64encode(archive).decode() for archive in code.copy().values()]
+        return fields
 
     def _on_lost(self, connection: Connection) -> None:
         if connection is self._connection:
@@ -192,6 +203,7 @@ class Native:
         if sys.path != self._sent_path:  # extended meanwhile
             self._sent_path = list(sys.path)
             self._tell(Kind.DEFINE, encode([(0, Definition.PATH, 0, json.dumps(import_path()).encode())]))
+        self._tell_code()
         references, options = registry.references, registry.options
         if self._sent_references < len(references):
             new = range(self._sent_references, len(references))
@@ -218,6 +230,16 @@ class Native:
     def _send_blob(self, number: int, payload: bytes) -> None:
         for piece in pieces(number, contents(payload)):
             self._transmit(self._stream.send_piece(piece))
+
+    def _tell_code(self) -> None:
+        """Send modules that are new, and take back those that have changed since."""
+        self._host.registry.renew()
+        code, sent = self._host.registry.code.copy(), self._sent_code
+        if code.keys() != sent:
+            gone = [(number, int(Definition.FORGET), 0, b"") for number in sent - code.keys()]
+            new = [(number, int(Definition.CODE), 0, code[number]) for number in code.keys() - sent]
+            self._tell(Kind.DEFINE, encode(gone + new))
+            self._sent_code = set(code)
 
     def tidy(self) -> None:
         """Tell of objects that are new, and of those that are gone."""

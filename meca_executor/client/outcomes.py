@@ -89,7 +89,7 @@ def read_outcome(task: Task, status: int, payload: bytes, freed: Freed) -> tuple
         if status == _OK:
             return value_of(payload, freed), None
         if status == Status.RAISED:
-            return None, load_exception(payload)
+            return None, with_advice(load_exception(payload))
         if status == Status.REPLY and task.decode is not None:
             return task.decode(payload), None
         text = payload.decode("utf-8", "replace")
@@ -100,6 +100,15 @@ def read_outcome(task: Task, status: int, payload: bytes, freed: Freed) -> tuple
     if isinstance(failure, ContainerFailed):
         failure.lost = status == Status.CONTAINER_LOST
     return None, failure
+
+
+def with_advice(error: BaseException) -> BaseException:
+    """Return an error of the user's; of a module that is missing it says what would help."""
+    if isinstance(error, ModuleNotFoundError):
+        from .missing import advise
+
+        advise(error)
+    return error
 
 
 def value_of(payload: bytes, freed: Freed) -> Any:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
+from ..wire.calls import NO_DEFINITION
 from ..wire.payloads import dump_call
 from .checks import checked_task_id
 from .chunks import Chunk, Map, cut, failed, results
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .link import Link
     from .options import TaskOptions
+    from .shipping import Shipping
 
 T = TypeVar("T")
 
@@ -32,8 +34,11 @@ YIELD_S = 50e-6  #: a map leaves the interpreter to the link for a moment, so th
 class Submission:
     """The way into one ledger; its methods may be called from any thread."""
 
-    def __init__(self, settings: LinkSettings, registry: Registry, ledger: Ledger, link: Link) -> None:
+    def __init__(
+        self, settings: LinkSettings, registry: Registry, ledger: Ledger, link: Link, shipping: Shipping | None
+    ) -> None:
         self._settings = settings
+        self._shipping = shipping
         self._registry = registry
         self._ledger = ledger
         self._link = link
@@ -46,9 +51,11 @@ class Submission:
         reference = self._registry.function_number(fn)
         if options.container_ref is not None:
             return self._call_in_container(options, options.container_ref, fn, args, kwargs)
+        if options.surrounds:
+            fn, reference = options.around(fn), NO_DEFINITION
         future: MecaFuture[Any] = MecaFuture()
         try:
-            payload = self._payload(None if reference else fn, args, kwargs)
+            payload = self._payload(None if reference else fn, args, kwargs, reference)
         except Exception as error:
             return self._failed(future, error)
         return self._queue(future, payload, (tag, reference), options, None)
@@ -69,9 +76,11 @@ class Submission:
         reference = self._registry.function_number(fn)
         if options.container_ref is not None or options.retry.looks_at_results:
             return None
+        if options.surrounds:
+            fn, reference = options.around(fn), NO_DEFINITION
         self._ledger.check()
         mapped, kind, chunks = Map(self._numbers, threading.Condition()), (tag, reference), list[Chunk]()
-        for part in cut(self._payloads(None if reference else fn, calls)):
+        for part in cut(self._payloads(None if reference else fn, calls, reference)):
             if isinstance(part, Exception):
                 chunks.append(failed(part, mapped))
                 continue
@@ -85,22 +94,37 @@ class Submission:
     def put(self, value: Any) -> Handle:
         """Keep an object for tasks to come."""
         self._ledger.check()
-        return Handle(value, self._registry, self._link.lender, self._link.wake)
+        handle = Handle(value, self._registry, self._link.lender, self._link.wake)
+        if self._shipping is not None:
+            self._shipping.note(handle.payload)
+        return handle
 
-    def _payload(self, fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    def _payload(
+        self, fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any], reference: int
+    ) -> bytes:
+        payload = self._dumped(fn, args, kwargs)
+        if self._shipping is not None:
+            self._shipping.note(payload, reference)
+        return payload
+
+    def _dumped(self, fn: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         if not self._registry.objects:
             return dump_call(fn, args, kwargs, self._link.lender)
         with mentioned(self._registry) as keep:
             return keep(dump_call(fn, args, kwargs, self._link.lender))
 
-    def _payloads(self, fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]]) -> Iterator[bytes | Exception]:
+    def _payloads(
+        self, fn: Callable[..., Any] | None, calls: Iterable[tuple[Any, ...]], reference: int
+    ) -> Iterator[bytes | Exception]:
         """Return the payloads of a map's calls, with their function where it is given; or why one has none."""
         for args in calls:
-            yield self._payload_or_error(fn, args)
+            yield self._payload_or_error(fn, args, reference)
 
-    def _payload_or_error(self, fn: Callable[..., Any] | None, args: tuple[Any, ...]) -> bytes | Exception:
+    def _payload_or_error(
+        self, fn: Callable[..., Any] | None, args: tuple[Any, ...], reference: int
+    ) -> bytes | Exception:
         try:
-            return self._payload(fn, args, {})
+            return self._payload(fn, args, {}, reference)
         except Exception as error:
             return error
 
@@ -108,6 +132,11 @@ class Submission:
         self, options: TaskOptions, container: Container, data: Any = "", *, task_id: str | None = None
     ) -> MecaFuture[Any]:
         """Queue a container's call with one input."""
+        if options.surrounds or self._settings.env:
+            raise UsageError(
+                f"env= and cwd= are for functions; {container.ref} has those of its image. Pass what it needs in its "
+                "input, and submit it with ex.options(env=None, cwd=None) or an executor that has none"
+            )
         future: MecaFuture[Any] = MecaFuture()
         future.given_id = checked_task_id(task_id)
         if container.app is not None and self._settings.apps.get(container.ref) != container.app:
@@ -128,7 +157,7 @@ class Submission:
         future: MecaFuture[Any] = MecaFuture()
         codec = FunctionCodec(self._settings, lambda: self._link.proved)
         try:
-            payload = codec.encode(fn, args, kwargs)
+            payload = codec.encode(options.around(fn, self._settings.env), args, kwargs)
         except Exception as error:
             return self._failed(future, error)
         options = options.calling(ref, {}, None)

@@ -91,6 +91,8 @@ class Registry:
         self.references: list[bytes] = [b""]  #: definition id -> pickled reference
         self.options: list[TaskOptions] = []  #: options id -> options
         self.objects: dict[int, bytes] = {}  #: payloads of what was `put`, by the handles' numbers
+        self.code: dict[int, bytes] = {}  #: archives of modules that are sent, by their numbers
+        self.renew: Callable[[], object] = lambda: None  #: looks whether what is in `code` has changed
 
     def function_number(self, fn: Callable[..., Any]) -> int:
         """Return the definition id of an importable function; 0 for one that travels with its calls."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..policy import batching
 from ..wire.records import Definition, Record, Status, decode, encode
-from .groups import Group, group_of
+from .groups import Group, are_alike, group_of
 from .roster import Roster, without_void
 from .tasks import BrokerSession, BrokerWorker, Forget, Instruction, Options, Pool, Report, Run
 
@@ -93,19 +93,22 @@ class Broker:
             self._definitions.append((number, *definition[1:]))
         return number
 
-    def put(self, session: str, number: int, payload: bytes) -> None:
-        """Learn an object that calls of a session mention."""
-        self.sessions[session].objects[number] = (number, int(Definition.OBJECT), 0, payload)
+    def put(self, session: str, number: int, payload: bytes, what: Definition = Definition.OBJECT) -> None:
+        """Learn an object that calls of a session mention, or code that they import."""
+        self.sessions[session].objects[number] = (number, int(what), 0, payload)
+        if what == Definition.CODE:
+            self.sessions[session].code.add(number)
 
     def forget(self, session: str, number: int) -> list[Instruction]:
-        """Have an object forgotten."""
+        """Have an object forgotten; workers that have code which is forgotten are none for the session any more."""
         self.sessions[session].objects.pop(number, None)
+        self.sessions[session].code.discard(number)
         self._forget({number})
         return self._flush()
 
     def _forget(self, numbers: set[int]) -> None:
         for worker in self.workers.values():
-            if (had := worker.objects & numbers) and not worker.retired and worker.ending is None:
+            if (had := worker.objects & numbers - worker.code) and not worker.retired and worker.ending is None:
                 worker.objects -= had
                 self._roster.out.append(Forget(worker.id, sorted(had)))
 
@@ -367,6 +370,7 @@ class Broker:
         definitions = [self._definitions[number] for number in sorted(needed)]
         definitions += [session.objects[number] for number in session.objects.keys() - worker.objects]
         worker.objects |= session.objects.keys()
+        worker.code |= session.code
         self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches), session.id))
 
     def _fail_pool(self, pool: Pool, text: str) -> None:
@@ -385,12 +389,3 @@ class Broker:
                         group.session = None
                 # Task 0 is the session itself: it is told even when it has nothing out.
                 self._refuse(session, [id_ for group in groups for id_ in group.ids] + [0], Status.BROKEN, text)
-
-
-def are_alike(groups: list[Group], count: int, session: BrokerSession | None) -> bool:
-    """Whether these are `count` calls of one kind, all of this session."""
-    return (
-        session is not None
-        and sum(map(len, groups)) == count > 0
-        and all(group.session is session and group.kind == groups[0].kind for group in groups)
-    )

@@ -150,3 +150,12 @@ def _without(group: Group, start: int, stop: int, taken: list[Group]) -> Iterabl
     taken.append(group.part(low - group.ordinal, high - group.ordinal))
     rests = group.part(0, low - group.ordinal), group.part(high - group.ordinal, len(group))
     return [rest for rest in rests if len(rest)]
+
+
+def are_alike(groups: list[Group], count: int, session: BrokerSession | None) -> bool:
+    """Whether these are `count` calls of one kind, all of this session."""
+    return (
+        session is not None
+        and sum(map(len, groups)) == count > 0
+        and all(group.session is session and group.kind == groups[0].kind for group in groups)
+    )

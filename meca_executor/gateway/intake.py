@@ -102,8 +102,8 @@ class Intake:
             for number, what, _, definition in decode(body):
                 if what == Definition.PATH:
                     self._broker.set_path(session.id, definition)
-                elif what == Definition.OBJECT:
-                    self._broker.put(session.id, number, session.meant(definition))
+                elif what in (Definition.OBJECT, Definition.CODE):
+                    self._broker.put(session.id, number, session.meant(definition), Definition(what))
                 elif what == Definition.FORGET:
                     session.arrived.pop(number, None)
                     self._hub.do(self._broker.forget(session.id, number))

@@ -30,12 +30,14 @@ class Roster:
         self.now = 0.0
         self.out: list[Instruction] = []
         self._last_worker = 0
-        self._wanted: Counter[Pool] = Counter()  # sessions that wait, by pool
+        self._waiting: tuple[BrokerSession, ...] = ()
+        self._wanted: Counter[Pool] = Counter()  # of those that wait, by pool
         self._starving = False  # some pool waits and has no worker
 
     def rivalry(self, waiting: Iterable[BrokerSession]) -> None:
         """Take note of who wants workers in this turn."""
-        self._wanted = Counter(session.pool for session in waiting)
+        self._waiting = tuple(waiting)
+        self._wanted = Counter(session.pool for session in self._waiting)
         served = {worker.pool for worker in self.workers.values() if not worker.retired and worker.ending is None}
         self._starving = any(pool not in served for pool in self._wanted)
 
@@ -52,7 +54,7 @@ class Roster:
         usable = (
             worker
             for worker in self.workers.values()
-            if worker.pool is session.pool
+            if worker.suits(session)
             and worker.ending is None
             and not worker.retired
             and not is_overdue(worker)
@@ -85,20 +87,23 @@ class Roster:
         return worker
 
     def take_place(self, session: BrokerSession) -> BrokerWorker | None:
-        """A fresh worker in the place of an idle one of another pool.
+        """A fresh worker in the place of an idle one of another pool, or with code that the session does not have.
 
-        For a session that has none, when the other's pool has nothing to do or has had the place for a
-        while; for one more, when the other has been idle for long. So two sessions do not take each
-        other's workers in turn: a start costs more than a batch.
+        For a session that has none, when nobody waits for the other or it has had the place for a while;
+        for one more, when the other has been idle for long, or has old code. So two sessions do not take
+        each other's workers in turn: a start costs more than a batch.
         """
-        has_one = any(worker.pool is session.pool and not worker.retired for worker in self.workers.values())
+        has_one = any(worker.suits(session) and not worker.retired for worker in self.workers.values())
         for other in self.workers.values():
-            if other.in_flight or other.retired or other.ending is not None or other.pool is session.pool:
+            if other.in_flight or other.retired or other.ending is not None or other.suits(session):
                 continue
-            if has_one:
+            rivals = any(map(other.suits, self._waiting))
+            if other.pool is session.pool and not rivals:  # it has old code, or that of another program
+                free = True
+            elif has_one:
                 free = self.now - other.idle_since >= PLACE_IDLE_S
             else:
-                free = other.pool not in self._wanted or self._held_long(other)
+                free = not rivals or self._held_long(other)
             if free:
                 self.retire(other)
                 return self.spawn()

@@ -77,7 +77,8 @@ class BrokerSession:
     options: dict[int, Options] = field(default_factory=dict)
     path: int = 0  #: definition of its changed import path; 0: as in the pool's setup
     definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
-    objects: dict[int, Record] = field(default_factory=dict)  #: its objects' definitions, by number
+    objects: dict[int, Record] = field(default_factory=dict)  #: definitions of its objects and code, by number
+    code: set[int] = field(default_factory=set)  #: those of them that are code
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
@@ -126,10 +127,15 @@ class BrokerWorker:
     idle_since: float = 0.0
     known: set[int] = field(default_factory=set)  #: definitions that it has
     objects: set[int] = field(default_factory=set)  #: objects that it has, by number
+    code: set[int] = field(default_factory=set)  #: code that it may have loaded, by number
     revoked: tuple[int, int] = (0, 0)
     reclaiming: bool = False  #: a revocation was told and is not yet counted
     ending: tuple[int, Status, str] | None = None  #: it is being killed for this ordinal, whose outcome this is
     retired: bool = False  #: gets no more tasks
+
+    def suits(self, session: BrokerSession) -> bool:
+        """Whether it is of the session's pool, and what it may have loaded is the session's, too."""
+        return self.pool is session.pool and self.code <= session.code
 
 
 class Spawn(NamedTuple):

@@ -23,6 +23,7 @@ from ..wire.payloads import held_by
 from ..wire.records import Kind, Outcomes, Status, decode, encode
 from ..wire.segments import Segment, size_of
 from .board import Board, Look, make_file
+from .code import new_folder, remove_folder
 from .pipe import SUMMARY, Reader, framed
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ MOST_HANDLES = 8  #: descriptors in one read; a worker sends one with a message
 ROOT = str(Path(__file__).resolve().parents[2])
 CODE = (
     "import sys; sys.path[:] = filter(None, sys.path); {root!r} in sys.path or sys.path.append({root!r}); "
-    "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner}, {descriptors})"
+    "from meca_executor.runtimes.worker import main; main({sock}, {board}, {owner}, {descriptors}, {folder!r})"
 )
 
 
@@ -140,12 +141,13 @@ class Process:
         self._read_bytes = READ_FIRST_BYTES
         self._handles: deque[int] = deque()  # descriptors that came, for the messages that tell of them
         self._reader = Reader(self._on_message)
+        self._folder = new_folder()  # for code that is sent to it
         handle = make_file()
         try:
             self.board = Board.of(handle)
             self._sock, theirs = socket.socketpair()
             with theirs:
-                self._popen = start_interpreter(theirs.fileno(), handle, environ, descriptors)
+                self._popen = start_interpreter(theirs.fileno(), handle, environ, descriptors, self._folder)
         finally:
             os.close(handle)
         self._sock.setblocking(False)
@@ -360,12 +362,16 @@ class Process:
         while self._handles:
             os.close(self._handles.popleft())
         self.board.close()
+        remove_folder(self._folder)
         self._events.on_end(self.number, seen.started, how)
 
 
-def start_interpreter(sock: int, board: int, environ: dict[str, str], descriptors: int) -> subprocess.Popen[bytes]:
+def start_interpreter(
+    sock: int, board: int, environ: dict[str, str], descriptors: int, folder: str
+) -> subprocess.Popen[bytes]:
     """Start a fresh interpreter that runs `worker.main`, in a process group of its own."""
-    code = CODE.format(root=ROOT, sock=sock, board=board, owner=os.getpid(), descriptors=descriptors)
+    owner = os.getpid()
+    code = CODE.format(root=ROOT, sock=sock, board=board, owner=owner, descriptors=descriptors, folder=folder)
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
     kwargs: dict[str, Any] = {"start_new_session": True, "pass_fds": (sock, board), "env": environ, "bufsize": 0}
     return subprocess.Popen(

@@ -15,17 +15,20 @@ import sys
 import time
 import traceback
 import weakref
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MecaError
 from ..wire import objects
 from ..wire.calls import NO_DEFINITION, dump_exception
+from ..wire.code import number_of
 from ..wire.lending import FREED, IDLE_BYTES, IDLE_MOST, LENT, Lender, forks
 from ..wire.parcels import FAILED, SHARED
 from ..wire.payloads import Held, check_room, dump
 from ..wire.records import HEADER_BYTES, MICROS_MAX, Definition, Kind, Status, decode, pack_header
 from ..wire.segments import Segment, map_segment
 from .board import FILLED, GENERATION, OUTBOX_AT, OUTBOX_BYTES, REVOKED_FROM, REVOKED_TO, Board
+from .code import Code
 from .initializer import load
 from .initializer import run as run_initializer
 from .lifeline import die_with_parent
@@ -124,7 +127,8 @@ class Outbox:
 class Worker:
     """The loop and what it needs."""
 
-    def __init__(self, sock: socket.socket, board: Board) -> None:
+    def __init__(self, sock: socket.socket, board: Board, folder: str) -> None:
+        self._code = Code(folder)
         self._lender: Lender | None = None  #: of memory for results, where this machine is the client's, too
         self._pipe = sock.makefile("rb", buffering=1 << 18)
         self._board = board
@@ -161,10 +165,14 @@ class Worker:
         for number, what, _, definition in decode(batch):
             if what == Definition.PATH:
                 apply_environment({"path": json.loads(definition)})
+                self._code.to_front()
             elif what == Definition.OBJECT:
                 objects.hold(number, definition)
             elif what == Definition.FORGET:
                 objects.drop(number)
+            elif what == Definition.CODE:
+                self._code.take(number, definition)
+                self._definitions.clear()  # what a unit of this name had is found anew
             elif what == Definition.FREED:
                 self.outbox.freed(definition)
             else:
@@ -174,11 +182,14 @@ class Worker:
         environment, initializer = (payload for _, _, _, payload in decode(batch))
         fields = json.loads(environment)
         apply_environment(fields)
+        for archive in map(b64decode, fields.get("code", ())):
+            self._code.take(number_of(archive), archive)
         self._lender = self.outbox.lender if fields.get("lend") else None
         if initializer:
             try:
                 run_initializer(initializer)
             except BaseException as error:
+                self._tell_where(error)
                 text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                 self.outbox.fail_setup(text)
                 return False
@@ -212,11 +223,18 @@ class Worker:
                 args, kwargs = load(call)
             value = fn(*args, **kwargs)
         except BaseException as error:
+            self._tell_where(error)
             return raised(error)
         try:
             return Status.OK, dump(value, self._lender)
         except BaseException as error:
             return raised(error)
+
+    def _tell_where(self, error: BaseException) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            from .missing import tell_where
+
+            tell_where(error, self._code.problem)
 
     def _run_large(self, reference: int, call: bytes) -> tuple[int, bytes]:
         """Run a call that is in shared memory, and say whether anything of that is left."""
@@ -258,7 +276,8 @@ def raised(error: BaseException) -> Outcome:
 
 
 def apply_environment(environment: dict[str, Any]) -> None:
-    """Make this process import as the client does (`path`) and know its `authkey`."""
+    """Make this process import as the client does (`path`), and have its `env` and `authkey`."""
+    os.environ.update(environment.get("env", {}))
     if path := environment.get("path"):
         own = [entry for entry in sys.path if entry not in path]
         sys.path[:] = [*path, *own]
@@ -268,7 +287,7 @@ def apply_environment(environment: dict[str, Any]) -> None:
         multiprocessing.current_process().authkey = bytes.fromhex(authkey)
 
 
-def main(sock_fd: int, board_fd: int, owner: int, descriptors: int) -> None:
+def main(sock_fd: int, board_fd: int, owner: int, descriptors: int, folder: str) -> None:
     """Serve on an inherited socket and board until the owner (a process id) is gone.
 
     Args:
@@ -276,6 +295,7 @@ def main(sock_fd: int, board_fd: int, owner: int, descriptors: int) -> None:
         board_fd: The shared page.
         owner: Process id.
         descriptors: That this process may have open; its owner has a limit of its own.
+        folder: Where code that is sent may be kept; the owner removes it.
     """
     die_with_parent(owner)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -290,6 +310,6 @@ def main(sock_fd: int, board_fd: int, owner: int, descriptors: int) -> None:
     with socket.socket(fileno=sock_fd) as sock:
         os.set_inheritable(sock_fd, False)
         try:
-            Worker(sock, board).run()
+            Worker(sock, board, folder).run()
         except (BrokenPipeError, ConnectionResetError):
             return  # the owner is gone

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
 BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
-_BY_NAME = 0x93  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
+BY_NAME = 0x93  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
 _by_value: frozenset[bytes] = frozenset({b"__main__"})  #: names not to pickle by reference; replaced, never changed
@@ -87,9 +87,9 @@ def _dumps_by_value(value: object, large: Collector | None) -> bytes:
 
 def _names_ours(data: bytes) -> bool:
     """Whether a pickle refers by name to what a worker cannot import."""
-    if _BY_NAME not in data:  # plain data: by far the most calls
+    if BY_NAME not in data:  # plain data: by far the most calls
         return False
-    if _modules_now() != _modules_seen:
+    if modules_now() != _modules_seen:
         _find_made_modules()
     return any(name in data for name in _by_value)
 
@@ -142,7 +142,8 @@ def _found_by_name(module: str) -> bool:
     return found is not None and (top != module or found.origin == spec.origin)
 
 
-def _modules_now() -> tuple[int, str]:
+def modules_now() -> tuple[int, str]:
+    """Return what changes when something is imported: how many modules there are, and the newest one's name."""
     try:
         return len(sys.modules), next(reversed(sys.modules))
     except RuntimeError:  # another thread imports something at this moment: look again next time
@@ -152,7 +153,7 @@ def _modules_now() -> tuple[int, str]:
 def _find_made_modules() -> None:
     """Note the modules that were made at run time: nobody else can import them."""
     global _modules_seen
-    _modules_seen = _modules_now()
+    _modules_seen = modules_now()
     for name, module in list(sys.modules.items()):
         made = type(module) is ModuleType and module.__spec__ is None and not hasattr(module, "__file__")
         made = made or name == "__mp_main__"  # what multiprocessing calls the main module in its children

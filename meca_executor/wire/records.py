@@ -70,6 +70,7 @@ class Definition(IntEnum):
     PATH = 1  # a JSON list: where the client's modules are found, from now on
     OBJECT = 2  # the payload of an object that calls mention by its number, a random one
     FORGET = 3  # nothing: no call mentions that object any more
+    CODE = 5  # the archive of a module or package, by a number made of its content; forgotten, workers that have it end
     FREED = 4  # pipe only, the payload of an outcome in shared memory: its reader is done
 
 

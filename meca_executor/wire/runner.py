@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
-import sysconfig
 import threading
 import zlib
 from base64 import b64decode, b64encode
@@ -23,6 +21,7 @@ from ..errors import MecaError, ProtocolMismatch, TaskFailed, UntrustedResult, W
 from .calls import PROTOCOL
 from .classes import loads_at_home
 from .data import checked_allow, decode, decode_error, printable
+from .places import is_local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,6 @@ Trust = Literal["data", "pickle"]
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 STREAMS = ("stdout", "stderr")
-INSTALLED = {"site-packages", "dist-packages"}  #: folders that pip and distributions install into
 SHOWN_CHARS = 200  #: of a reply that is no outcome, in the error's text
 FAILURES: dict[str, type[MecaError]] = {
     "mismatch": ProtocolMismatch,  # the container has another Python
@@ -234,17 +232,7 @@ def _is_local(name: str) -> bool:
     place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if place is None:
         return name.partition(".")[0] not in sys.stdlib_module_names  # made at run time, so it is nowhere else
-    path = os.path.abspath(place)
-    return not (path.startswith(_standard_library()) or INSTALLED.intersection(path.split(os.sep)))
-
-
-@functools.cache
-def _standard_library() -> tuple[str, ...]:
-    """Return its folders, also those of the Python that a virtual environment was made from, and its archive."""
-    base = {"base": sys.base_prefix, "platbase": sys.base_prefix, "installed_base": sys.base_prefix}
-    folders = [sysconfig.get_path(name, vars=scheme) for name in ("stdlib", "platstdlib") for scheme in ({}, base)]
-    archive = os.path.join(os.path.dirname(folders[0]), f"python{PYTHON.replace('.', '')}.zip")
-    return tuple({os.path.abspath(folder) + os.sep for folder in [*folders, archive]})
+    return is_local_path(place)
 
 
 def _text_of(data: bytes) -> str:

@@ -41,8 +41,8 @@ class Standing:
 
 
 @contextlib.contextmanager
-def standing_gateway(folder: Path, *words: str, port: int = 0) -> Iterator[Standing]:
-    """Give a gateway started with these words of `meca gateway`; it must end well when it is told to."""
+def standing_gateway(folder: Path, *words: str, port: int = 0, killed: bool = False) -> Iterator[Standing]:
+    """Give a gateway started with these words of `meca gateway`; it must end well when it is told to, or is killed."""
     command = [sys.executable, "-m", "meca_executor.cli", "gateway", "--port", str(port), "--grace", "2", *words]
     log = folder / "gateway.log"
     with (
@@ -62,7 +62,8 @@ def standing_gateway(folder: Path, *words: str, port: int = 0) -> Iterator[Stand
             found = re.search(r"(https?)://[\d.]+:(\d+)", ready)
             assert found, ready + log.read_text()
             yield Standing(process, int(found[2]), log, found[1])
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(LIMIT) == 0
+            if not killed:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(LIMIT) == 0
         finally:
             process.kill()

@@ -23,6 +23,7 @@ PRINTS = {
     "str.upper": ["['A', 'B']"],
     "TaskTimeout": ["6"],
     "tenacity": ["done"],
+    "OMP_NUM_THREADS": ["('1', 'test', '/')"],
     "ex.put": ["['0', '1', '2', '3', '4']"],
     "meca-python:latest": ["49"],
 }

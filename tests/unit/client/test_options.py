@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,3 +94,36 @@ def test_the_gateway_is_told_what_it_has_to_know() -> None:
         "container_ref": "knn:latest",
         "runtime": "runsc",
     }
+
+
+def test_variables_of_a_view_add_to_those_before_and_none_ends_them() -> None:
+    """A later value of a name counts; a folder is replaced."""
+    first = TaskOptions().changed(env={"A": "1", "B": "2"}, cwd=Path("/tmp"))
+    second = first.changed(env={"B": "3"})
+    assert (dict(second.env), second.cwd, second.surrounds) == ({"A": "1", "B": "3"}, "/tmp", True)
+    assert first.changed(env=None, cwd=None) == TaskOptions()
+    assert not TaskOptions().surrounds
+    assert first.wire() == TaskOptions().wire(), "they travel with the calls"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"env": "A=1"}, "env 'A=1' is not a mapping of names to texts"),
+        ({"env": {1: "x"}}, "env 1 is not a variable's name"),
+        ({"env": {"": "x"}}, "env '' is not a variable's name"),
+        ({"env": {"A=B": "x"}}, "env 'A=B' is not a variable's name"),
+        ({"env": {"A": 1}}, "env A: its value is int, not text; give a str"),
+        ({"env": {"A": "x\0y"}}, "env A: its value has a zero byte"),
+        ({"env": {"MECA_SECRET_KEY": "x"}}, "env MECA_SECRET_KEY: the settings of this package"),
+        ({"env": {"SORNA_X": "x"}}, "env SORNA_X: the settings of this package"),
+        ({"cwd": 3}, "cwd 3 is not the path of a folder"),
+        ({"cwd": ""}, "cwd '' is not the path of a folder"),
+        ({"cwd": b"/tmp"}, "cwd b'/tmp' is not the path of a folder"),
+    ],
+)
+def test_wrong_surroundings_are_refused(given: dict[str, Any], words: str) -> None:
+    """Each with its name, and without values of variables, which may be secret."""
+    with pytest.raises(UsageError) as caught:
+        TaskOptions().changed(**given)
+    assert str(caught.value).startswith(words)

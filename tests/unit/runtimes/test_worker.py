@@ -68,7 +68,7 @@ def test_a_call_of_no_bytes_is_a_failed_call() -> None:
     os.close(handle)
     ours, theirs = socket.socketpair()
     with ours, theirs, contextlib.closing(page):
-        worker = Worker(theirs, page)
+        worker = Worker(theirs, page, "")
         worker._run_group(1, NO_DEFINITION, [(5, 0, 0, b"")])
         _, kind = PREFIX.unpack(ours.recv(PREFIX.size))
         ((task, status, _, _),) = decode(ours.recv(1 << 16)[SUMMARY.size :])

@@ -1,0 +1,69 @@
+"""What an executor says about itself and its connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from .driver import LinkSettings
+    from .ledger import Ledger
+    from .link import Link
+
+
+class Facts:
+    """The properties of a `MecaExecutor`."""
+
+    _settings: LinkSettings
+    _ledger: Ledger
+    _link: Link
+
+    def __repr__(self) -> str:
+        queued, running = self._ledger.counts
+        where, spoken = self._link.endpoint or "embedded", f"{self._link.dialect} dialect{self._link.why}"
+        return f"<MecaExecutor {where} {self.state}, {spoken}, {queued} queued, {running} running>"
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the gateway in use; waits until an embedded one is up.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        if self._settings.endpoint is not None:
+            return self._settings.endpoint
+        self._link.wait_started()
+        return cast("str", self._link.endpoint)
+
+    @property
+    def dialect(self) -> str:
+        """The protocol spoken: `"native"`, or `"desktop"` with a MECAnywhere desktop app; waits for the connection.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        self._link.wait_started()
+        return self._link.dialect
+
+    @property
+    def state(self) -> str:
+        """`"connecting"`, `"connected"`, `"closed"`, or `"lost"` for good.
+
+        While a connection that dropped is tried again: `"resuming (3 s, attempt 4)"`, seconds since it dropped and
+        attempts to connect so far; and behind that the gateway's reason, where it gave one.
+        """
+        return self._link.state
+
+    @property
+    def slots(self) -> int:
+        """Tasks that run at once; waits for the connection.
+
+        Raises:
+            GatewayError: There is no connection, and why.
+        """
+        self._link.wait_started()
+        return self._link.slots
+
+    @property
+    def _max_workers(self) -> int:
+        """What dask and joblib ask of an executor."""
+        return self._settings.max_workers or self.slots

@@ -1,0 +1,140 @@
+"""Code that was sent to a worker: written into a folder of the worker's own, from which it is imported.
+
+The folder's owner is the process that started the worker: it names the folder and removes it when the worker is gone.
+What is left where that process was killed, too, is removed by the next worker that needs a folder: each holds a lock
+on its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from ..wire.code import MalformedCode, unpack
+
+if TYPE_CHECKING:
+    from ..wire.code import Unit
+
+PREFIX = "meca-code-"
+_NAME = re.compile(PREFIX + r"[0-9a-f]{16}")
+
+
+def new_folder() -> str:
+    """Return the path of a folder for one worker's code; nothing is there yet."""
+    import secrets
+    import tempfile  # not needed by workers, which begin quicker without
+
+    return os.path.join(tempfile.gettempdir(), PREFIX + secrets.token_hex(8))
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a worker's folder, if it made one."""
+    if os.path.isdir(folder):
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Code:
+    """What a worker has been sent.
+
+    Args:
+        folder: The worker's own; made when it is needed.
+
+    Attributes:
+        problem: Why something that was sent cannot be imported; nothing when all is well.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._lock = -1  # a descriptor of the folder, locked
+        self._have: dict[str, int] = {}  # unit -> its number
+        self._places: dict[str, str] = {}  # unit -> its entry of sys.path, where it has one
+        self.problem = ""
+
+    def take(self, number: int, payload: bytes) -> None:
+        """Make a unit importable; a failure is kept in `problem`, for the task that misses it."""
+        try:
+            unit = unpack(payload)
+            if self._have.get(unit.name) == number:
+                return
+            in_place = _is_in_place(unit)
+            if not in_place or unit.name in self._have:
+                self._forget(unit.name)
+            if not in_place:
+                place = os.path.join(self._folder, f"{number:016x}")
+                self._write(place, unit)
+                sys.path.insert(0, place)
+                self._places[unit.name] = place
+            self._have[unit.name] = number
+            importlib.invalidate_caches()
+        except (OSError, MalformedCode) as error:
+            self.problem = f"code that was sent for this call could not be written to {self._folder}: {error}"
+
+    def to_front(self) -> None:
+        """What was sent comes before all other places: it is what the client has."""
+        places = list(self._places.values())
+        sys.path[:] = [*reversed(places), *(entry for entry in sys.path if entry not in places)]
+
+    def _forget(self, name: str) -> None:
+        """A module of this name that is loaded, from wherever it came, is not the client's."""
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
+            del sys.modules[loaded]
+        if (place := self._places.pop(name, None)) is not None:
+            sys.path.remove(place)
+
+    def _write(self, place: str, unit: Unit) -> None:
+        if self._lock < 0:
+            self._make_folder()
+        for path, content in unit.files.items():
+            file = os.path.join(place, *path.split("/"))
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(file, "wb") as opened:
+                opened.write(content)
+
+    def _make_folder(self) -> None:
+        with contextlib.suppress(OSError):  # nobody's task fails for what others have left
+            _remove_abandoned(os.path.dirname(self._folder))
+        new = self._folder + ".new"  # not seen as abandoned before it is locked
+        os.mkdir(new, 0o700)
+        self._lock = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(new, self._folder)
+
+
+def _is_in_place(unit: Unit) -> bool:
+    """Whether this process finds the same files where the client has them."""
+    if not unit.root or unit.root not in sys.path or not os.path.isdir(unit.root):
+        return False
+    try:
+        return all(_content(os.path.join(unit.root, *path.split("/"))) == data for path, data in unit.files.items())
+    except OSError:
+        return False
+
+
+def _content(file: str) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read()
+
+
+def _remove_abandoned(parent: str) -> None:
+    """Remove the folders of workers of this user that are gone."""
+    with os.scandir(parent) as entries:
+        names = [entry.path for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
+    for path in names:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:  # another user's, or just removed
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_folder(path)
+        except OSError:
+            continue  # its worker lives
+        finally:
+            os.close(handle)
