@@ -54,12 +54,7 @@ def checked_settings(
     if on_link is not None and not callable(on_link):
         raise UsageError(f"on_link {on_link!r} is not callable; give a function of the new state and of why")
     url, given = resolve_endpoint(endpoint), given_keys()
-    if trust not in (None, "data", "pickle"):
-        raise UsageError(f"trust {trust!r} is not 'data' or 'pickle'")
-    if allow:
-        from ..wire.data import checked_allow
-
-        checked_allow(allow)
+    check_trust(trust, allow)
     ca_file = checked_ca_file(ca_file, url)
     folders = {checked_ref(name): os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
     if url is not None and folders:
@@ -83,6 +78,16 @@ def checked_settings(
         env=() if env is None else tuple(checked_env(env).items()),
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
+
+
+def check_trust(trust: object, allow: Sequence[type]) -> None:
+    """Check what results of functions in containers may be."""
+    if trust not in (None, "data", "pickle"):
+        raise UsageError(f"trust {trust!r} is not 'data' or 'pickle'")
+    if allow:
+        from ..wire.data import checked_allow
+
+        checked_allow(allow)
 
 
 def checked_task_id(task_id: object) -> str | None:
