@@ -215,7 +215,7 @@ class Link:
         again, now = self._state.word == "resuming", time.monotonic()
         limit = self.settings.resume_window if again else self.settings.connect_timeout
         self._deadline = limit + (self._state.since if again else now)
-        if (pause := self._reconnecting.pause(random.random())) > 0.0:
+        if (pause := self._reconnecting.pause(random.random())) > 0.0:  # nosec B311 # no secret hangs on a pause
             await self._pause(pause)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(GatewayUnreachable),
