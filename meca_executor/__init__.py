@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .errors import MecaError as MecaError
     from .errors import NoHostFits as NoHostFits
     from .errors import ProtocolMismatch as ProtocolMismatch
+    from .errors import ResultGone as ResultGone
+    from .errors import SessionTaken as SessionTaken
     from .errors import SharedMemoryFull as SharedMemoryFull
     from .errors import SharedMemoryGone as SharedMemoryGone
     from .errors import TaskError as TaskError
@@ -66,6 +68,8 @@ _HOMES = {
             "MecaError",
             "NoHostFits",
             "ProtocolMismatch",
+            "ResultGone",
+            "SessionTaken",
             "SharedMemoryFull",
             "SharedMemoryGone",
             "TaskError",

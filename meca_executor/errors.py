@@ -21,6 +21,8 @@ __all__ = [
     "MecaError",
     "NoHostFits",
     "ProtocolMismatch",
+    "ResultGone",
+    "SessionTaken",
     "SharedMemoryFull",
     "SharedMemoryGone",
     "TaskError",
@@ -79,6 +81,12 @@ class GatewayRefused(GatewayError):
     __module__ = "meca_executor"
 
 
+class SessionTaken(GatewayRefused):
+    """Another program has the session of that name, or has taken it over; who, and since when, is in the text."""
+
+    __module__ = "meca_executor"
+
+
 class ProtocolMismatch(GatewayError):
     """The two sides differ in protocol, or in the Python version that functions need."""
 
@@ -133,6 +141,12 @@ class WorkerDied(TaskError, BrokenExecutor):
 
 class AttemptLost(TaskError, BrokenExecutor):
     """The attempt began, its result never came, and it must not be run again (`retry=1`)."""
+
+    __module__ = "meca_executor"
+
+
+class ResultGone(TaskError):
+    """A task of a session was done and its result fetched, and the gateway keeps it no longer."""
 
     __module__ = "meca_executor"
 

@@ -17,8 +17,8 @@ from .errors import UsageError
 from .gateway.books import History
 from .gateway.broker import Broker
 from .gateway.desktop import with_tag
+from .gateway.durable import Durable
 from .gateway.hub import Hub
-from .gateway.keeper import Durable
 from .gateway.owners import Owners
 from .gateway.server import Server
 from .runtimes.apps import Apps

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..keys import read_keys
 from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_task_id
 from ..wire.calls import dumps
+from ..wire.sessions import checked_session
 from .container import checked_ref
 from .driver import LinkSettings
 from .options import checked_env
@@ -101,6 +103,25 @@ def checked_task_id(task_id: object) -> str | None:
     if task_id is not None and (why := why_no_task_id(task_id)) is not None:
         raise UsageError(why)
     return task_id
+
+
+def in_session(settings: LinkSettings, session: str | None, takeover: bool) -> LinkSettings:
+    """Return the settings of a link whose session has that name, or none.
+
+    Raises:
+        UsageError: It is no name, or there is no gateway that keeps sessions.
+    """
+    if session is None:
+        if takeover:
+            raise UsageError("takeover=True is for a session with a name; give session=NAME as well")
+        return settings
+    checked_session(session)
+    if settings.endpoint is None:
+        raise UsageError(
+            f"session={session!r} needs a gateway that stays, and an embedded one ends with this program; start one "
+            "with `meca gateway`, and give its URL or set MECA_ENDPOINT"
+        )
+    return replace(settings, session=session, takeover=takeover, may_fall_back=False)
 
 
 def check_callable(fn: object) -> None:

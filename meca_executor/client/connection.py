@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 import socketio
 
-from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch, UsageError
+from ..errors import GatewayRefused, GatewayUnreachable, ProtocolMismatch, SessionTaken, UsageError
 from ..settings import HELLO_LIMIT, NAME_LIMIT
 from ..wire import proof
 from ..wire.stream import FRAME_LIMIT
@@ -44,6 +44,7 @@ class Welcome(NamedTuple):
     window_bytes: int
     message: int  #: bytes that a task or a result may have
     python: str
+    generation: int  #: clients that the session had before this one
     memory: tuple[str | None, str | None]  #: where its memory can be read, and what it read in ours
     lends: bool  #: it takes results from its workers in shared memory
     no_functions: str | None = None  #: why it runs containers only
@@ -204,7 +205,9 @@ class Connection:
             log.warning("%s", self.told)
             return
         kind: type[GatewayUnreachable | GatewayRefused | ProtocolMismatch] = GatewayRefused
-        if fields.get("code") == "protocol":
+        if fields.get("code") == "taken":
+            kind = SessionTaken
+        elif fields.get("code") == "protocol":
             kind = ProtocolMismatch
         elif fields.get("code") == "wait" and self._resuming:
             kind = GatewayUnreachable

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import TaskFailed, UsageError
 from ..settings import why_no_ref, why_no_runtime
+from ..wire.sessions import Reading
 
 Codec = str | tuple[Callable[[Any], "str | bytes"], Callable[[str], Any]]
 NAMED_CODECS = ("json", "text", "bytes")
@@ -87,6 +88,11 @@ class Container:
         """Return the function that reads the reply to this input."""
         codec = self._codec_for(data)
         return lambda reply: decode_reply(codec, reply, self.ref)
+
+    def reading(self, data: Any) -> Reading:
+        """Return how the reply to this input is read, as another program can do it."""
+        codec = self._codec_for(data)
+        return Reading.OWN if isinstance(codec, tuple) else Reading[codec.upper()]
 
     def _codec_for(self, data: Any) -> Codec:
         return self.codec or ("text" if isinstance(data, str) else "json")

@@ -213,6 +213,15 @@ class Desktop:
                 self._unanswered.remove(offer)
             self._settle(offer, Status.LOST, f"the desktop app did not take the task within {OFFLOADED_S:g} s".encode())
 
+    def recover(self) -> None:
+        """As `Driver`; sessions with a name never come here."""
+        raise AssertionError("the old dialect has no sessions")
+
+    @property
+    def delivered(self) -> bool:
+        """As `Driver`."""
+        return True
+
     def tidy(self) -> None:
         """Nothing: functions do not run there, so no object was sent."""
 

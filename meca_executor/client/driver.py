@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from ..wire.surroundings import Variables
     from .chunks import Slice
+    from .inventory import Inventory
     from .ledger import Ledger
     from .link_state import OnLink
     from .tasks import Registry, Task
@@ -39,6 +40,8 @@ class LinkSettings:
     strict: bool = True  #: replies in the old dialect that are known failure texts are failures
     ca_file: str | None = None  #: PEM file of the certificates to believe; None: the system's
     env: Variables = ()  #: that workers begin with
+    session: str | None = None  #: its name; None: it ends with the executor
+    takeover: bool = False  #: from another program, if one has it
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken
 
 
@@ -56,6 +59,11 @@ class Host(Protocol):
     slots: int
     shares: bool  #: large payloads may go through shared memory
     apps: dict[str, str]  #: apps named since the last hand-over
+    generation: int | None  #: of a session with a name: clients it had before this one; None: not known yet
+    inventory: Inventory | None  #: who asks what is in a session with a name
+    leaving: bool  #: and leaves its tasks to whoever claims the session
+    ends_session: bool  #: with the executor, if all in it is done and fetched
+    ends_all: bool  #: with the executor, whatever is in it
 
     def settled(self, records: list[Record]) -> None:
         """Outcomes came."""
@@ -91,6 +99,13 @@ class Driver(Protocol):
 
     def tidy(self) -> None:
         """Tell of objects that are mentioned no more."""
+
+    def recover(self) -> None:
+        """Ask what is in the session; `Host.listed` has the answer."""
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the other side has all that it was sent."""
 
     def kill(self, task: int) -> None:
         """Have a task ended that was handed over."""

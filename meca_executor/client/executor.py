@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from ..errors import ExecutorClosed, UsageError
 from ..policy.credit import Credit
-from .checks import check_map, checked_settings
+from .checks import check_map, checked_settings, in_session
 from .container import Container
 from .embedded import EmbeddedGateway
 from .facts import Facts
 from .future import MecaFuture
+from .leaving import Leaving, claimed_by
 from .ledger import Ledger
 from .lifetime import CLOSED, check_not_ending, watch
 from .mapping import results_in_order
@@ -34,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class MecaExecutor(Facts, Executor):
+class MecaExecutor(Facts, Leaving):
     """Runs calls in the worker processes and containers behind a gateway.
 
     Used as a `ThreadPoolExecutor` is. Without an endpoint it starts a gateway of its own, a child process.
@@ -82,10 +82,15 @@ class MecaExecutor(Facts, Executor):
         env: Environment variables of the workers, from their start; not for containers, which have their own.
         cwd: Folder in which calls run, on the machine where they run. None is the folder of the caller with an
             embedded gateway, else the gateway's. One that cannot be entered is the call's `FileNotFoundError`.
+        session: Name of the session, 1 to 64 of `A-Z a-z 0-9 _ . -`, at a gateway that stays; claimed here and now.
+            When this program has gone, another one with the same access key can claim it, and `recover()` its tasks.
+            `shutdown(wait=True)` ends it if all in it is done and fetched; else it is kept for seven days (README).
+        takeover: Claim the session also while another program has it, which is then refused.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
         TypeError: An argument has the wrong type where the standard library's executors say so too.
+        GatewayError: Only with `session`: it is another program's (`SessionTaken`), or there is no connection.
     """
 
     __module__ = "meca_executor"
@@ -116,6 +121,8 @@ class MecaExecutor(Facts, Executor):
         ship: Ship = "auto",
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        session: str | None = None,
+        takeover: bool = False,
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
@@ -143,6 +150,7 @@ class MecaExecutor(Facts, Executor):
             env=env,
             thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
+        self._settings = in_session(self._settings, session, takeover)
         self._start(max_workers, ship)
 
     def _start(self, max_workers: int | None, ship: Ship) -> None:
@@ -159,8 +167,9 @@ class MecaExecutor(Facts, Executor):
         credit = Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20)
         self._ledger = Ledger(credit, self._settings.endpoint or "embedded")
         self._link = Link(self._ledger, self._registry, self._settings, gateway)
-        self._submission = Submission(self._settings, self._registry, self._ledger, self._link, shipping)
         watch(self._link)
+        first = 1 if self._settings.session is None else claimed_by(self._link)
+        self._submission = Submission(self._settings, self._registry, self._ledger, self._link, shipping, first)
         # An executor that nobody holds any more ends when its tasks are done.
         finalizer = weakref.finalize(self, self._link.close)
         finalizer.atexit = False
@@ -251,10 +260,12 @@ class MecaExecutor(Facts, Executor):
         While the connection is down results are waited for as long as it is tried again (`resume_window`).
 
         Args:
-            wait: Return only when they are, and the workers and an embedded gateway are gone.
+            wait: Return only when they are, and the workers and an embedded gateway are gone. A session with a name
+                ends only then, if all in it is done and fetched; without `wait` it is left to be claimed.
             cancel_futures: Cancel what has not been handed over; what a full gateway refuses from now on fails.
         """
         self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
+        self._link.ends_session |= wait
         if cancel_futures:
             self._ledger.cancel_queued()
         self._link.close()
@@ -367,5 +378,6 @@ class MecaExecutor(Facts, Executor):
     def kill_workers(self) -> None:
         """End now: open futures fail, what runs is killed (on the desktop app: let go). Waits until all is gone."""
         self._ledger.refuse(lambda: ExecutorClosed(CLOSED))
+        self._link.ends_all = True
         self._link.abandon(lambda: ExecutorClosed("the executor was ended by kill_workers()"))
         self._link.join()

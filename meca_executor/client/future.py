@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..wire.sessions import task_text
 from .attempts import Attempt, Handed, followed, made_elsewhere
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class MecaFuture(Future[T]):
     @property
     def task_id(self) -> str | None:
         """The name that `offload_task` was given, or the task's number as text; None without a task."""
-        return self.given_id or (None if self.number is None else str(self.number))
+        return self.given_id or (None if self.number is None else task_text(self.number))
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

@@ -7,7 +7,6 @@ next attempt. Submitting threads only append to the queue; everything else happe
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GatewayRefused, TaskKilled
@@ -17,6 +16,7 @@ from ..wire.parcels import SHARED
 from ..wire.records import COUNTED, Status
 from .chunks import CHUNKED, INDEX_BITS, Chunk, Slice
 from .outcomes import give_back, named, read_outcome, resolve, value_of
+from .queue import Queue
 from .refused import Refused
 from .spent import Spent
 from .tasks import Again, Task
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..policy.credit import Credit
     from ..wire.records import Record
     from .attempts import Handed
+    from .future import MecaFuture
+    from .recovered import Recovered
 
 _MEASURED = frozenset(map(int, (Status.OK, Status.RAISED, Status.FAILED, Status.REPLY)))  # have a run time
 _OK, _BUSY = int(Status.OK), int(Status.BUSY)  # plain: compared for each task
@@ -36,7 +38,7 @@ BATCH_TASKS = 2_000
 BATCH_BYTES = 512 << 10
 
 
-class Ledger:
+class Ledger(Queue):
     """The tasks of one executor.
 
     Args:
@@ -49,7 +51,7 @@ class Ledger:
         self.credit = credit
         self._host = host
         self._clock = clock
-        self._queue: deque[Task | Chunk] = deque()
+        super().__init__()
         self._out: dict[int, Task] = {}
         self._chunks: dict[int, Chunk] = {}  # of which items are out
         self._items = 0  # out
@@ -57,63 +59,27 @@ class Ledger:
         self._killed: set[int] = set()  # out, and to be ended there
         self._let_go: set[int] = set()  # ended here, while a gateway that cannot be told yet may still run them
         self.refused = Refused()
+        self.recovered: Recovered | None = None  #: of a session that has a name
         self.lender = Lender()
         self.freed: Callable[[bytes], object] = lambda payload: None  #: told when a result in shared memory is let go
-        self._refusal: Callable[[], BaseException] | None = None
         self._functions_refused: Callable[[], BaseException] | None = None
 
     @property
     def counts(self) -> tuple[int, int]:
         """Tasks queued, and tasks out or waiting for their next attempt."""
-        queued = sum(entry.queued for entry in list(self._queue))
-        return queued, len(self._out) + self._items + len(self._waiting)
+        return self.queued, len(self._out) + self._items + len(self._waiting) + len(self.recovered or ())
 
     @property
     def idle(self) -> bool:
         """Whether no task is left."""
-        return not (self._queue or self._out or self._chunks or self._waiting)
+        return not (self._queue or self._out or self._chunks or self._waiting or self.recovered)
 
-    # -- any thread -------------------------------------------------------------------------------
-
-    def add(self, task: Task | Chunk) -> None:
-        """Queue a new task, or items of a map.
-
-        Raises:
-            BaseException: What `refuse` was told, once it was.
-        """
-        # First this, then that look: who refuses says so before it looks at the queue for the last time.
-        self._queue.append(task)
-        if self._refusal is not None and self._take_back(task):
-            raise self._refusal()
-
-    def _take_back(self, task: Task | Chunk) -> bool:
-        try:
-            self._queue.remove(task)
-        except ValueError:
-            return False  # it has been taken, to be run or to be failed
-        return True
-
-    def check(self) -> None:
-        """Raise what `refuse` was told, if it was."""
-        if self._refusal is not None:
-            raise self._refusal()
-
-    def refuse(self, error: Callable[[], BaseException]) -> None:
-        """Take no more tasks; what is here goes on. The first reason stands."""
-        if self._refusal is None:
-            self._refusal = error
+    # -- any thread; besides what the queue has -------------------------------------------------
 
     def cancel_queued(self) -> None:
         """Cancel what has not been handed over; what is refused from now on fails."""
         self.refused.policy.give_up()
-        for entry in list(self._queue):
-            entry.cancel_queued()
-
-    def drop_cancelled(self) -> None:
-        """Forget queued tasks that were cancelled; else that happens when their turn comes."""
-        for _ in range(len(self._queue)):
-            if (entry := self._next()) is not None and entry.queued:
-                self._queue.append(entry)
+        super().cancel_queued()
 
     def after_fork(self, error: Callable[[], BaseException]) -> None:
         """In a forked child: another process owns what is here."""
@@ -189,13 +155,6 @@ class Ledger:
             self.refused.policy.offered()
         return batch
 
-    def _next(self) -> Task | Chunk | None:
-        """Take the queue's head out; None when the queue is empty."""
-        try:
-            return self._queue.popleft()
-        except IndexError:
-            return None
-
     def _begin(self, task: Task, now: float, handed: Handed) -> bool:
         """Claim a task whose turn has come; False when there is nothing to hand over."""
         if not task.began:
@@ -258,6 +217,8 @@ class Ledger:
                 if task is None:
                     if number in self._let_go:
                         self._came_late(number, status, payload)
+                    elif self.recovered is not None:
+                        self.recovered.settle((number, status | flags, micros, payload), self.freed, now)
                     continue
                 spent.returned(task.kind, task.charge, len(task.payload))
                 if flags & COUNTED:
@@ -319,6 +280,8 @@ class Ledger:
                     self.credit.done(self._item_done(chunk), len(chunk.payloads[index]))
                     tasks.append(chunk.task(index))
             chunk.notify()
+        if self.recovered is not None:
+            self.recovered.fail_all(error, now)
         again = [self._conclude(task, None, named(error(), task.future), now) for task in tasks]
         return [retry for retry in again if retry is not None]
 
@@ -349,6 +312,21 @@ class Ledger:
         if self._waiting.pop(task.number, None) is not None:
             self._queue.appendleft(task)
 
+    def hurry(self) -> None:
+        """Hand over also what was to wait for its next attempt."""
+        for task in list(self._waiting.values()):
+            self.again(task)
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether nothing is here only."""
+        return not (self._queue or self._waiting)
+
+    @property
+    def futures(self) -> dict[int, MecaFuture[Any]]:
+        """Those of all tasks that have no outcome, by their numbers; items of maps left out."""
+        return {task.number: task.future for task in (*self._out.values(), *self._waiting.values(), *self._tasks())}
+
     def has_attempts_left(self, number: int) -> bool:
         """Whether a lost attempt of a task that is out would be tried again, as far as its count goes."""
         task = self._out.get(number)
@@ -359,10 +337,9 @@ class Ledger:
         if number in self._out:
             self._killed.add(number)
             return True
-        queued = [task for task in list(self._queue) if isinstance(task, Task) and task.number == number]
-        begun = next((task for task in queued if task.began), None)
-        if begun is not None:
-            self._queue.remove(begun)
+        if self.recovered is not None and self.recovered.kill(number):
+            return True
+        begun = self._take_begun(number)
         if (task := self._waiting.pop(number, begun)) is not None:
             killed = TaskKilled(f"task {task.future.task_id}: ended by kill() before its next attempt")
             resolve(task, None, killed, self._clock())
@@ -393,6 +370,8 @@ class Ledger:
             elif entry.began or entry.future.claim():
                 tasks.append(entry)
         self._forget()
+        if self.recovered is not None:
+            self.recovered.fail_all(error, now)
         for task in tasks:
             resolve(task, None, named(error(), task.future), now)
         for chunk in chunks.values():

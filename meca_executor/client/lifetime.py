@@ -38,7 +38,7 @@ def _at_exit() -> None:
     links = list(_links)
     for link in links:
         link.refuse(lambda: ExecutorClosed(CLOSED))
-        link.close()
+        link.end_with_interpreter()
     for link in links:
         link.join()
 

@@ -12,7 +12,7 @@ import contextlib
 import random
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutorClosed, GatewayLost, GatewayUnreachable, InitializerFailed, MecaError
 from ..policy.reconnecting import Reconnecting
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from .driver import Driver, LinkSettings
     from .embedded import EmbeddedGateway
+    from .future import MecaFuture
+    from .inventory import Inventory
     from .ledger import Ledger
     from .tasks import Again, Registry, Task
 
 ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
 CANCEL_S = 1.0  #: for tasks of the loop to end, when it ends
 STARTED_S = 90.0  #: the properties that need a connection wait no longer than this
+LEFT = "it goes on there; another program with the same session= has its future from recover()"
 FORKED = "this executor was made before a fork and belongs to the parent process; make one of your own here"
 
 
@@ -52,6 +55,13 @@ class Link:
         self.slots = 0
         self.shares = gateway is not None and segments.available()
         self.apps: dict[str, str] = {}
+        self.generation: int | None = None
+        self.leaving = self.ends_session = self.ends_all = False
+        self.inventory: Inventory | None = None
+        if settings.session is not None:
+            from .inventory import Inventory
+
+            self.inventory = Inventory(ledger, settings, lambda: self.proved)
         self._state = LinkState(settings.on_link, settings.name)
         self._driver: Driver = Native(self, gateway)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,11 +120,25 @@ class Link:
         self._awake = False
         self.wake()
 
-    def join(self) -> None:
-        """Wait until the thread is gone, and the embedded gateway with it; a no-op on the thread itself."""
+    def leave(self) -> None:
+        """End the thread once the gateway has all tasks, and leave them to who claims the session; does not wait."""
+        self.leaving = True
+        self.close()
+
+    def end_with_interpreter(self) -> None:
+        """The program is over."""
+        if self.settings.session is None:
+            self.close()
+        else:
+            self.leave()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the thread is gone, and the embedded gateway with it; whether it is. No wait on itself."""
         if threading.current_thread() is not self._thread:
-            self._thread.join()
-            self._state.told()
+            self._thread.join(timeout)
+            if not self._thread.is_alive():
+                self._state.told()
+        return not self._thread.is_alive()
 
     def abandon(self, error: Callable[[], BaseException]) -> None:
         """End now: every open future fails, and what runs is let go or killed."""
@@ -132,6 +156,22 @@ class Link:
         if (loop := self._loop) is not None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._kill, task)
+
+    def recover(self) -> dict[str, MecaFuture[Any]]:
+        """Return the futures of all tasks in the session, by their names; waits for the gateway to name them.
+
+        Raises:
+            MecaError: It could not, and why.
+        """
+        loop, inventory = self._loop, self.inventory
+        if loop is None or inventory is None:
+            raise self._failure or ExecutorClosed("the executor was shut down")
+        return inventory.ask(loop.call_soon_threadsafe, self._driver.recover, self.settings.resume_window + STARTED_S)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the link is lost for good, if it is."""
+        return self._failure
 
     def wait_started(self) -> None:
         """Wait for the first connection.
@@ -165,6 +205,8 @@ class Link:
         finally:
             self._loop = None
             self._started.set()
+            if self.inventory is not None:
+                self.inventory.end(self._failure)
             self._driver.close()
             self.ledger.lender.close()
             self.registry.objects.clear()
@@ -273,11 +315,15 @@ class Link:
         """Hand over what the credit allows; end when there is nothing left to do."""
         self._awake = False
         if self._state.word == "connected":
+            if self.leaving:
+                self.ledger.hurry()
             while batch := self.ledger.next_batch(time.monotonic()):
                 self._driver.hand_over(batch)
             self._driver.tidy()
             if (pause := self.ledger.refused.policy.wait()) > 0.0:
                 self._pump_in(pause)
+            if self.leaving and self.ledger.handed_over and self._driver.delivered:
+                self.ledger.fail_all(lambda: ExecutorClosed(f"left in session {self.settings.session!r}: {LEFT}"))
         elif self._closing:
             self.ledger.drop_cancelled()
         if self._closing and self.ledger.idle:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import secrets
+import socket
 import sys
 import time
 from base64 import b64encode
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GatewayLost, NoHostFits, ProtocolMismatch
 from ..settings import KeyPair
@@ -24,6 +26,7 @@ from ..wire.records import Definition, Kind, Release, Status, decode, encode
 from ..wire.stream import Stream
 from .chunks import Slice
 from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
+from .tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from .connection import Connection, Welcome
     from .driver import Host
-    from .tasks import Task
 
 MAX_RESULT = 1 << 40  #: bytes; a result may be as large as memory allows
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
@@ -85,7 +87,9 @@ class Native:
             "max_workers": self._host.settings.max_workers,
             "max_tasks_per_child": self._host.settings.max_tasks_per_child,
         }
-        probe = Probe() if segments.available() else None
+        probe = Probe() if segments.available() and self._host.settings.session is None else None
+        if (name := self._host.settings.session) is not None:
+            hello |= self._claim(name)
         if probe is not None:
             hello["memory"] = probe.offer()
         try:
@@ -102,6 +106,16 @@ class Native:
         connection.begin()
         if connection.lost:  # since the proof, when nobody listened yet
             self._on_lost(connection)
+
+    def _claim(self, name: str) -> dict[str, Any]:
+        """What a hello says of a session with a name."""
+        program = os.path.basename(sys.argv[0]) or "python" if sys.argv else "python"
+        return {
+            "name": name,
+            "who": f"{program[:80]} (pid {os.getpid()} on {socket.gethostname()[:80]})",
+            "takeover": self._host.settings.takeover and not self._birth,  # not again from who took it over since
+            "generation": self._host.generation or 0,
+        }
 
     def _address(self) -> tuple[str, KeyPair]:
         """Where to connect; starts an embedded gateway again if it died, once a minute."""
@@ -132,6 +146,8 @@ class Native:
         else:  # a gateway that came after another one may run them again
             ledger.refuse_functions(None)
         self._birth, self._lends = welcome.birth, welcome.lends
+        if self._host.generation is None:
+            self._host.generation = welcome.generation
         told, self._told = self._told, ""
         if welcome.resumed:
             for frame in self._stream.replay(welcome.received):
@@ -154,6 +170,8 @@ class Native:
             self._host.ledger.put_into_frames()
             for number, payload in list(self._host.registry.objects.items()):
                 self._host.registry.objects[number] = in_frame(payload)
+        if self._host.inventory is not None and self._host.inventory.asking:
+            self.recover()
 
     def _environment(self) -> dict[str, object]:
         """What workers take over before anything else."""
@@ -177,7 +195,8 @@ class Native:
         if connection is None:
             return
         if done and self._gateway is None:
-            self._tell(Kind.CONTROL, encode([(0, 0, 0, json.dumps({"type": "bye"}).encode())]))
+            ends = self._host.settings.session is None or self._host.ends_session or self._host.ends_all
+            self._control("bye" if ends else "leave", all=self._host.ends_all)
         self._connection = None
         await connection.close()
 
@@ -198,8 +217,7 @@ class Native:
         registry, apps = self._host.registry, self._host.apps
         while apps:
             ref, folder = apps.popitem()
-            app = json.dumps({"type": "app", "ref": ref, "folder": folder}).encode()
-            self._tell(Kind.CONTROL, encode([(0, 0, 0, app)]))
+            self._control("app", ref=ref, folder=folder)
         if sys.path != self._sent_path:  # extended meanwhile
             self._sent_path = list(sys.path)
             self._tell(Kind.DEFINE, encode([(0, Definition.PATH, 0, json.dumps(import_path()).encode())]))
@@ -219,13 +237,18 @@ class Native:
             told = f"the call has {len(payload):,} bytes, and the gateway takes {self._max_message:,}"
             self._host.settled([(number, Status.TOO_LARGE, 0, told.encode())])
             batch = without_last(batch)
-        elif len(payload) >= BLOB_MIN and self._host.registry.options[batch[-1].kind[0]].container_ref is None:
+        if self._host.settings.session is not None and (names := list(names_of(batch))):
+            self._tell(Kind.NAMES, encode(names))
+        if batch and len(payload) >= BLOB_MIN and self._may_be_blob(batch[-1]) and batch[-1].last[0] == number:
             self._blobs[number] = blob = secrets.randbits(63)
             self._send_blob(blob, payload)
             self._tell(Kind.TASKS, encode([*groups(without_last(batch)), large_call(batch[-1], blob)]))
             return
         if batch:
             self._tell(Kind.TASKS, encode(groups(batch)))
+
+    def _may_be_blob(self, entry: Task | Slice) -> bool:
+        return self._host.registry.options[entry.kind[0]].container_ref is None
 
     def _send_blob(self, number: int, payload: bytes) -> None:
         for piece in pieces(number, contents(payload)):
@@ -249,7 +272,7 @@ class Native:
             self._forget(self._over)
             self._over.clear()
         objects, sent = self._host.registry.objects, self._sent_objects
-        if not objects and not sent:
+        if self._host.leaving or (not objects and not sent):  # what is left there, calls go on to mention
             return
         present = dict(objects)
         if gone := sent - present.keys():
@@ -279,6 +302,18 @@ class Native:
         self._released.append((0, Release.TRIM, 0, b""))
         self.tidy()
 
+    def recover(self) -> None:
+        """Ask what is in the session."""
+        self._control("recover")
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the gateway has all that it was sent."""
+        return not self._stream.unacked_bytes
+
+    def _control(self, what: str, **fields: object) -> None:
+        self._tell(Kind.CONTROL, encode([(0, 0, 0, json.dumps({"type": what, **fields}).encode())]))
+
     def kill(self, task: int) -> None:
         """Have the gateway end a task."""
         self._tell(Kind.KILL, encode([(task, 0, 0, b"")]))
@@ -299,6 +334,9 @@ class Native:
             message = stream.receive(frame)
             if message is not None and message.kind is Kind.RESULTS:
                 self._settled(decode(message.body))
+            elif message is not None and message.kind is Kind.LISTING and self._host.inventory is not None:
+                if wanted := self._host.inventory.listed(decode(message.body)):
+                    self._tell(Kind.FETCH, encode((number, 0, 0, b"") for number in wanted))
             elif message is not None and message.kind is Kind.PIECE:
                 large = True
                 if (whole := self._arriving.add(message.body)) is not None:
@@ -346,6 +384,13 @@ def share_memory(probe: Probe | None, welcome: Welcome) -> bool:
     """Whether this process and the gateway's can read each other's memory."""
     theirs, ours = welcome.memory
     return probe is not None and probe.accepts(ours) and theirs is not None and answer(theirs) is not None
+
+
+def names_of(batch: Iterable[Task | Slice]) -> Iterator[Record]:
+    """Yield what another program has to know of tasks, besides their calls."""
+    for task in batch:
+        if isinstance(task, Task) and (task.reading or task.future.given_id):
+            yield task.number, task.reading, 0, (task.future.given_id or "").encode("utf-8", "replace")
 
 
 def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import UsageError
 from ..wire.calls import NO_DEFINITION
 from ..wire.payloads import dump_call
+from ..wire.sessions import Reading
 from .checks import checked_task_id
 from .chunks import Chunk, Map, cut, failed, results
 from .future import MecaFuture
@@ -35,14 +36,20 @@ class Submission:
     """The way into one ledger; its methods may be called from any thread."""
 
     def __init__(
-        self, settings: LinkSettings, registry: Registry, ledger: Ledger, link: Link, shipping: Shipping | None
+        self,
+        settings: LinkSettings,
+        registry: Registry,
+        ledger: Ledger,
+        link: Link,
+        shipping: Shipping | None,
+        first: int = 1,
     ) -> None:
         self._settings = settings
         self._shipping = shipping
         self._registry = registry
         self._ledger = ledger
         self._link = link
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
 
     def call(
         self, options: TaskOptions, tag: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -70,11 +77,11 @@ class Submission:
     ) -> Iterator[Any] | None:
         """Queue the calls of a map in chunks and return the iterator of their results.
 
-        None where each call has to be a task of its own: in a container, or when results may be reasons to
-        try again. Nothing was read of `calls` then.
+        None where each call has to be a task of its own: in a container, in a session with a name, or when results
+        may be reasons to try again. Nothing was read of `calls` then.
         """
         reference = self._registry.function_number(fn)
-        if options.container_ref is not None or options.retry.looks_at_results:
+        if options.container_ref is not None or self._settings.session or options.retry.looks_at_results:
             return None
         if options.surrounds:
             fn, reference = options.around(fn), NO_DEFINITION
@@ -146,7 +153,8 @@ class Submission:
         except Exception as error:
             return self._failed(future, error)
         options = options.calling(container.ref, container.resource, container.runtime)
-        return self._queue(future, payload, (self._registry.options_number(options), 0), options, decode)
+        kind = self._registry.options_number(options), 0
+        return self._queue(future, payload, kind, options, decode, container.reading(data))
 
     def _call_in_container(
         self, options: TaskOptions, ref: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -161,7 +169,8 @@ class Submission:
         except Exception as error:
             return self._failed(future, error)
         options = options.calling(ref, {}, None)
-        return self._queue(future, payload, (self._registry.options_number(options), 0), options, codec.decode)
+        kind = self._registry.options_number(options), 0
+        return self._queue(future, payload, kind, options, codec.decode, Reading.FUNCTION)
 
     def _register_app(self, ref: str, folder: str) -> None:
         if self._settings.endpoint is not None:
@@ -178,9 +187,10 @@ class Submission:
         kind: tuple[int, int],
         options: TaskOptions,
         decode: Callable[[bytes], Any] | None,
+        reading: int = Reading.CALL,
     ) -> MecaFuture[T]:
         future.number = number = next(self._numbers)
-        self._ledger.add(Task(number, future, payload, kind, options, decode))
+        self._ledger.add(Task(number, future, payload, kind, options, decode, reading))
         self._link.wake()
         return future
 

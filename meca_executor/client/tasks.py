@@ -24,7 +24,7 @@ DEFINITIONS_MOST = 10_000  #: importable functions that get a number; any more t
 class Task:
     """One task from `submit` to its outcome. The submitting thread makes it, the ledger owns it."""
 
-    __slots__ = ("attempts", "began", "charge", "decode", "future", "kind", "number", "options", "payload")
+    __slots__ = ("attempts", "began", "charge", "decode", "future", "kind", "number", "options", "payload", "reading")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Task:
         kind: tuple[int, int],
         options: TaskOptions,
         decode: Callable[[bytes], Any] | None,
+        reading: int = 0,
     ) -> None:
         self.number = number
         self.future = future
@@ -41,6 +42,7 @@ class Task:
         self.kind = kind  #: options id and definition id
         self.options = options
         self.decode = decode  #: reads a container's reply; None for a function
+        self.reading = reading  #: how another program can read its outcome: a `Reading`
         self.attempts = 0  #: handed over so far, and taken
         self.began = 0.0  #: when first handed over; since then its future counts as running
         self.charge = 0.0  #: what it counts for in the credit

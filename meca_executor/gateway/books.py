@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from .journal import Entry
 
-STARTED, OUTCOMES, DONE = 100, 101, 102  #: entries that are no messages of the client; those are their `Kind`
-KEPT = frozenset({Kind.SETUP, Kind.OPTIONS, Kind.DEFINE, Kind.PIECE, Kind.TASKS, Kind.KILL})
+#: Entries that are no messages of the client; those are their `Kind`. In sessions that have a name outcomes are kept:
+#: FETCHED ones a client has had, SHELVED ones no client was told; DONE are then those that were let go of.
+STARTED, OUTCOMES, DONE, LISTED, SHELVED, FETCHED, CLAIMED = range(100, 107)
+KEPT = frozenset({Kind.SETUP, Kind.OPTIONS, Kind.DEFINE, Kind.PIECE, Kind.TASKS, Kind.KILL, Kind.NAMES, Kind.FETCH})
 
 
 class Books:
@@ -75,6 +77,10 @@ class Books:
         """An entry with outcomes."""
         self._outcomes[row] = [id_ for id_ in ids if id_ in self._entry_of]
 
+    def discard(self, row: int) -> None:
+        """An entry with outcomes is no more: others have them."""
+        self._outcomes.pop(row, None)
+
     def fetched(self, row: int) -> tuple[list[int], list[int]]:
         """The client has these outcomes: returns which tasks the entry has to go on to name as done, and the entries
         that are not needed any more, itself among them when it names none."""
@@ -118,7 +124,7 @@ class Books:
 class Left(NamedTuple):
     """What is to be done for a session after an end of the gateway."""
 
-    messages: list[tuple[Kind, bytes]]  #: of the client, in order; of tasks, only what is open and may be run
+    messages: list[tuple[int, int, bytes]]  #: (`Kind` or CLAIMED, number, body), in order; of tasks, only what may run
     lost: bytes  #: outcomes for tasks that may not be run again; the field for the time has the attempts so far
 
 
@@ -129,7 +135,8 @@ class History:
         entries: All that the journal has of it, in order.
 
     Attributes:
-        outcomes: Entries with outcomes that were not fetched.
+        outcomes: Entries with what was told and not fetched.
+        shelved: All entries with outcomes.
         used: Open task -> attempts that have been made of it, where its last one has been begun.
 
     Raises:
@@ -138,7 +145,8 @@ class History:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._entries = list(entries)
-        self.outcomes = [entry for entry in self._entries if entry.what == OUTCOMES]
+        self.outcomes = [entry for entry in self._entries if entry.what in (OUTCOMES, LISTED)]
+        self.shelved = [entry for entry in self._entries if entry.what in (OUTCOMES, SHELVED, FETCHED, DONE)]
         self._attempts: dict[int, int | None] = {}  # options id -> how often; None: only the client knows
         self._last: dict[int, int] = {}  # task -> its last entry with tasks
         before: dict[int, int] = {}  # attempts that its client counted
@@ -153,12 +161,14 @@ class History:
             elif what == STARTED:
                 for id_ in unpack_ids(body):
                     lives[id_].add(number)
-            elif what == Kind.OPTIONS:
-                self._attempts.update((id_, json.loads(text).get("attempts")) for id_, _, _, text in decode(body))
-            elif what in (OUTCOMES, DONE):
-                done.update(dict.fromkeys(ids_of(body) if what == OUTCOMES else unpack_ids(body), row))
+            elif what in (OUTCOMES, SHELVED, FETCHED, DONE):
+                done.update(dict.fromkeys(unpack_ids(body) if what == DONE else ids_of(body), row))
         self._open = {id_ for id_, row in self._last.items() if row > done.get(id_, 0)}
         self.used = {id_: before[id_] + len(lives[id_]) for id_ in self._open & lives.keys()}
+
+    def rows(self, kind: Kind) -> list[int]:
+        """Return the entries that are messages of this kind."""
+        return [entry.row for entry in self._entries if entry.what == kind]
 
     def fill(self, books: Books) -> None:
         """Have empty books say what those of the last gateway said."""
@@ -177,21 +187,25 @@ class History:
                 books.note(row, [id_ for id_ in unpack_ids(body) if id_ in books])
             elif what == OUTCOMES:
                 books.outcomes(row, ids_of(body))
-            elif what == DONE:
-                books.outcomes(row, unpack_ids(body))
+            elif what in (SHELVED, FETCHED, DONE):
+                books.outcomes(row, unpack_ids(body) if what == DONE else ids_of(body))
                 books.fetched(row)
 
     def left(self) -> Left:
         """Return what is to be done."""
-        messages: list[tuple[Kind, bytes]] = []
+        messages: list[tuple[int, int, bytes]] = []
         lost: list[Record] = []
-        for row, what, _, body in self._entries:
+        for row, what, number, body in self._entries:
             if what == Kind.TASKS:
                 groups = [self._to_run(row, group, lost) for group in decode(body)]
                 if some := [group for group in groups if group[0]]:
-                    messages.append((Kind.TASKS, encode(some)))
-            elif what in KEPT:
-                messages.append((Kind(what), body))
+                    messages.append((what, number, encode(some)))
+            elif what in KEPT or what == CLAIMED:
+                messages.append((what, number, body))
+            if what == Kind.OPTIONS:
+                self._attempts.update((id_, json.loads(text).get("attempts")) for id_, _, _, text in decode(body))
+            elif what == CLAIMED:  # another client's numbers
+                self._attempts.clear()
         return Left(messages, encode(lost))
 
     def _to_run(self, row: int, group: Record, lost: list[Record]) -> Record:

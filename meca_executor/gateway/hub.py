@@ -12,17 +12,19 @@ import logging
 import time
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..wire.blobs import PIECE_BYTES, mention, pieces
 from ..wire.lending import LENT
 from ..wire.records import Definition, Kind, decode, encode
 from ..wire.stream import Message
+from .books import CLAIMED
 from .calls import ContainerCalls
 from .intake import Intake
 from .keeper import Volatile
 from .session import Session, SessionRefused
 from .tasks import Forget, Instruction, Kill, Report, Revoke, Run, Setup, Spawn, Stop
+from .tenures import KEEP_S, Claim, Tenures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from ..wire.records import Outcomes, Status
     from .books import History
     from .broker import Broker
+    from .durable import Durable
     from .journal import SavedSession
-    from .keeper import Durable, Keeper
+    from .keeper import Keeper
     from .ports import ContainerRuntime, WorkerRuntime
 
 LOOK_S = 0.02  #: how often workers that have something to do are looked at
@@ -55,12 +58,17 @@ class Hub:
         resume_s: float = RESUME_S,
         keeper: Keeper | None = None,
         why_not: Callable[[str | None], str | None] = lambda _: None,
+        keep_s: float = KEEP_S,
     ) -> None:
         self.sessions: dict[str, Session] = {}
+        self._homes: dict[str, Session] = {}  # by what the broker calls them, too
         self._broker = broker
         self._keeper = keeper or Volatile()
         self.calls = ContainerCalls(containers, self.report, self._keeper)
+        self._tenures = Tenures(self, broker, self._keeper)
         self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting, why_not)
+        self._tenures.intake = self._intake
+        self._keep_s = keep_s
         self._workers: WorkerRuntime
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
@@ -75,16 +83,26 @@ class Hub:
     # -- sessions ---------------------------------------------------------------------------------
 
     def attach(
-        self, session_id: str, owner: str, cap: int, tasks_per_worker: int | None, birth: str = ""
+        self,
+        session_id: str,
+        owner: str,
+        cap: int,
+        tasks_per_worker: int | None,
+        birth: str = "",
+        claim: Claim | None = None,
     ) -> tuple[Session, bool]:
         """Find a client's session, or begin one; returns it and whether it is an old one. Its link is down still.
 
         One of another birth is of no use to the client: it never had the welcome to it.
 
         Raises:
-            SessionRefused: The session belongs to another key.
+            SessionRefused: The session belongs to another key, or is claimed and another client has it.
         """
-        session = self.sessions.get(session_id)
+        if claim is not None:
+            claimed, resumed = self._tenures.attach(claim, owner, cap, tasks_per_worker, birth)
+            self._expect(claimed)
+            return claimed, resumed
+        session: Session | None = self.sessions.get(session_id)
         if session is not None and session.owner != owner:
             raise SessionRefused(f"session {session_id!r} belongs to another access key")
         if session is not None and session.birth != birth:
@@ -93,15 +111,26 @@ class Hub:
         resumed = session is not None
         if session is None:
             session = Session(session_id, owner, cap, tasks_per_worker, self._keeper.stream())
-            self._add(session)
+            self.add(session)
+        self._expect(session)
+        return session, resumed
+
+    def _expect(self, session: Session) -> None:
+        """Its client is about to be there."""
         if session.expiry is not None:
             session.expiry.cancel()
             session.expiry = None
-        return session, resumed
 
-    def _add(self, session: Session) -> None:
+    def _wait(self, session: Session) -> None:
+        """Its client is not there."""
+        if session.expiry is None:
+            seconds = self._resume_s if session.tenure is None else self._keep_s
+            session.expiry = self._loop.call_later(seconds, self.end, session)
+
+    def add(self, session: Session) -> None:
+        """Keep a session, or a new client of one."""
         session.gate = asyncio.Semaphore(session.cap)
-        self.sessions[session.id] = session
+        self.sessions[session.id] = self._homes[session.id] = self._homes[session.now.id] = session
 
     def _has(self, session: Session) -> bool:
         return self.sessions.get(session.id) is session  # another one may have its name
@@ -123,11 +152,18 @@ class Hub:
         """
         stream = keeper.revived(saved, history)
         session = Session(saved.id, owner, saved.cap, saved.per_worker, stream, saved.birth, key=saved.key)
-        self._add(session)
-        session.expiry = self._loop.call_later(self._resume_s, self.end, session)
+        if saved.name:
+            self._tenures.revive(session, saved, history)
+        self.add(session)
+        self._wait(session)
         left = history.left()
-        for kind, body in left.messages:
-            self._intake.act(session, Message(kind, body))
+        for kind, number, body in left.messages:
+            if kind == CLAIMED:
+                self._tenures.begin_generation(session, number)
+            else:
+                self._intake.act(session, Message(Kind(kind), body))
+        if session.tenure is not None:
+            session.tenure.shelf.used(history.used)
         if left.lost:
             self.report(session.id, left.lost)
 
@@ -135,16 +171,19 @@ class Hub:
         """The connection is gone; the session waits for the client to come back."""
         if session.send in (send, None) and self._has(session):
             session.send = None
-            if session.expiry is None:
-                session.expiry = self._loop.call_later(self._resume_s, self.end, session)
+            self._wait(session)
 
     def connect(self, session: Session, send: Callable[[bytes], None], received: int) -> None:
         """Its client is there, and has had frames up to `received`: send what it has not had, and what comes."""
         frames = session.stream.replay(received, self._keeper.told(session))
-        self._keeper.acknowledged(session)
+        self._acknowledged(session)
         session.send = send
         for frame in frames:
-            self._transmit(session, frame)
+            self.transmit(session, frame)
+
+    def _acknowledged(self, session: Session) -> None:
+        self._keeper.acknowledged(session)
+        self._tenures.acknowledged(session)
 
     def end(self, session: Session) -> None:
         """Forget a session; its tasks are killed."""
@@ -159,7 +198,10 @@ class Hub:
             session.expiry.cancel()
         for call in list(session.calls.values()):
             call.cancel()
-        self.do(self._broker.close(session.id))
+        for generation in session.generations:
+            self.do(self._broker.close(generation.id))
+        self._homes = {name: home for name, home in self._homes.items() if home is not session}
+        self._tenures.ended(session)
         self._keeper.ended(session)
 
     # -- from the client --------------------------------------------------------------------------
@@ -170,19 +212,30 @@ class Hub:
         Raises:
             ValueError: Garbage; drop the connection.
         """
-        if not self._has(session):
+        if not self._has(session) or (session.tenure is not None and not session.tenure.holder):
             return
         message = session.stream.receive(frame)
-        self._keeper.acknowledged(session)
+        self._acknowledged(session)
         if message is not None:
             self._intake.take(session, message)
         if session.stream.ack_due:
-            self._transmit(session, session.stream.acknowledge())
+            self.transmit(session, session.stream.acknowledge())
         else:
             self._acknowledge_soon(session)
         if session.paused and session.unfetched < PAUSE_BYTES // 2:
             session.paused = False
-            self.do(self._broker.pause(session.id, False))
+            self.do(self._broker.pause(session.now.id, False))
+
+    def recall(self, session: Session, what: str, fields: dict[str, Any]) -> None:
+        """A client of a session with a name asks what is in it, or leaves it."""
+        if what == "recover":
+            self._tenures.list_all(session)
+        else:
+            self._tenures.leave(session, what, fields)
+
+    def fetch(self, session: Session, numbers: list[int]) -> None:
+        """It wants these outcomes."""
+        self._tenures.fetch(session, numbers)
 
     def _acknowledge_soon(self, session: Session) -> None:
         if session.stream.ack_owed and not session.acknowledging:
@@ -192,7 +245,7 @@ class Hub:
     def _acknowledge(self, session: Session) -> None:
         session.acknowledging = False
         if session.send is not None:
-            self._transmit(session, session.stream.acknowledge())
+            self.transmit(session, session.stream.acknowledge())
             self._acknowledge_soon(session)  # what is not written down yet
 
     # -- from the workers (WorkerEvents) ----------------------------------------------------------
@@ -227,7 +280,7 @@ class Hub:
             if isinstance(todo, Report):
                 self.report(*todo)
             elif isinstance(todo, Run):
-                self._keeper.started(self.sessions[todo.session], todo.calls)
+                self._keeper.started(self._homes[todo.session], todo.calls)
                 self._keeper.then(partial(self._hand_over, todo))
             elif isinstance(todo, Spawn):
                 workers.spawn(todo.worker)
@@ -271,22 +324,25 @@ class Hub:
         if not self._outbox:
             self._loop.call_soon(self._flush)
         kind = Kind.RESULTS if shared is None else Kind.SHARED
-        if shared is not None and (session := self.sessions.get(session_id)) is not None:
+        if shared is not None and (session := self._homes.get(session_id)) is not None:
             session.shared[bytes(shared)] = shared
         self._outbox.setdefault(session_id, []).append((kind, batch))
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
         for session_id, batches in outbox.items():
-            if (session := self.sessions.get(session_id)) is not None:
+            if (session := self._homes.get(session_id)) is not None:
                 if not session.shares:
                     batches = [(Kind.RESULTS, self._readable(session, *batch)) for batch in batches]
                 for kind, alike in itertools.groupby(batches, itemgetter(0)):
                     batch = b"".join([batch for _, batch in alike])
-                    self._keeper.report(session, kind, batch, partial(self._transmit, session))
+                    if session.tenure is not None:
+                        self._tenures.report(session, batch)
+                    else:
+                        self._keeper.report(session, kind, batch, partial(self.transmit, session))
                 if not session.paused and session.unfetched > PAUSE_BYTES and session.opened:
                     session.paused = True
-                    self._broker.pause(session_id, True)
+                    self._broker.pause(session.now.id, True)
 
     def _readable(self, session: Session, kind: Kind, batch: bytes) -> bytes:
         """Return outcomes for a client that cannot read our memory; what is there is sent before, as a blob."""
@@ -296,12 +352,13 @@ class Hub:
         held, number = session.shared.pop(reference), next(session.blobs)
         assert held.segment is not None
         for piece in pieces(number, held.segment.parts(PIECE_BYTES)):
-            self._transmit(session, session.stream.send_piece(piece))
+            self.transmit(session, session.stream.send_piece(piece))
         held.segment.close()
         self.tell_worker(held.lender, encode([(0, Definition.FREED, 0, held.lent_as)]))
         return encode([(task, status & ~LENT, micros, mention(number))])
 
-    def _transmit(self, session: Session, frame: bytes) -> None:
+    def transmit(self, session: Session, frame: bytes) -> None:
+        """Send a frame, if its client is there; else it waits in the stream."""
         if session.send is not None:
             session.send(frame)
 
@@ -314,8 +371,9 @@ class Hub:
         """
         if self.durable:
             for session in self.sessions.values():
-                if session.opened:
-                    self.do(self._broker.pause(session.id, True))
+                for generation in session.generations:
+                    if generation.opened:
+                        self.do(self._broker.pause(generation.id, True))
         deadline = self._loop.time() + grace
         while self._loop.time() < deadline:
             running = self._broker.busy or any(session.calls for session in self.sessions.values())

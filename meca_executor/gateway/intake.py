@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..policy.placement import why_never
 from ..settings import TOLD_LIMIT, why_no_ref
 from ..wire import proof
-from ..wire.blobs import MENTION_BYTES
+from ..wire.blobs import MENTION_BYTES, mentioned
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode, starts, unpack_id
+from ..wire.sessions import generation_of
+from .shelf import Calls
 from .tasks import Options
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .calls import ContainerCalls
     from .keeper import Keeper
-    from .session import Session
+    from .session import Generation, Session
     from .tasks import Instruction
 
 
@@ -34,6 +36,8 @@ class Doer(Protocol):
     def tell_worker(self, worker: int, batch: bytes) -> None: ...
     def tell_workers(self, session_id: str, batch: bytes) -> None: ...
     def end(self, session: Session) -> None: ...
+    def recall(self, session: Session, what: str, fields: dict[str, Any]) -> None: ...
+    def fetch(self, session: Session, numbers: list[int]) -> None: ...
 
 
 class Intake:
@@ -74,7 +78,8 @@ class Intake:
 
     def _check_room(self, session: Session, body: bytes) -> None:
         """Check that a session has not too many tasks with those of a message; a `MalformedBatch` if it has."""
-        under_way = self._broker.sessions[session.id].under_way + len(session.calls)
+        calls = sum(generation_of(number) == session.now.number for number in session.calls)
+        under_way = self._broker.sessions[session.now.id].under_way + calls
         if (count := under_way + sum(unpack_id(body, at)[0] for at in starts(body)[:-1])) > TASKS_MOST:
             raise MalformedBatch(f"with these tasks the session would have {count:,}, and {TASKS_MOST:,} are allowed")
 
@@ -91,9 +96,9 @@ class Intake:
         elif kind is Kind.SETUP and not session.opened:
             if len(decode(body)) != 2:
                 raise MalformedBatch("a setup has two records")
-            session.opened = True
+            session.now.opened = True
             session.shares = bool(proof.from_text(decode(body)[0][3].decode()).get("share"))
-            self._broker.open(session.id, session.owner, body, session.cap, session.tasks_per_worker)
+            self._broker.open(session.now.id, session.owner, body, session.cap, session.tasks_per_worker)
         elif not session.opened:
             raise MalformedBatch(f"{kind.name} before the setup")
         elif kind is Kind.TASKS:
@@ -101,14 +106,13 @@ class Intake:
         elif kind is Kind.DEFINE:
             for number, what, _, definition in decode(body):
                 if what == Definition.PATH:
-                    self._broker.set_path(session.id, definition)
+                    self._broker.set_path(session.now.id, definition)
                 elif what in (Definition.OBJECT, Definition.CODE):
-                    self._broker.put(session.id, number, session.meant(definition), Definition(what))
+                    self._broker.put(session.now.id, number, session.meant(definition), Definition(what))
                 elif what == Definition.FORGET:
-                    session.arrived.pop(number, None)
-                    self._hub.do(self._broker.forget(session.id, number))
+                    self.forget(session, session.now, number)
                 else:
-                    self._broker.define(session.id, number, definition)
+                    self._broker.define(session.now.id, number, definition)
         elif kind is Kind.PIECE:
             if (whole := session.arriving.add(body)) is not None:
                 session.arrived[whole[0]] = whole[1]
@@ -121,6 +125,11 @@ class Intake:
         elif kind is Kind.KILL:
             for number, _, _, _ in decode(body):
                 self._kill(session, number)
+        elif kind is Kind.NAMES and session.tenure is not None:
+            for number, codec, _, name in decode(body):
+                session.tenure.shelf.name(number, codec, name)
+        elif kind is Kind.FETCH and session.tenure is not None:
+            self._hub.fetch(session, [number for number, _, _, _ in decode(body)])
         else:
             raise MalformedBatch(f"{kind.name} does not go to a gateway")
 
@@ -129,10 +138,13 @@ class Intake:
         if (held := session.released(what, reference)) is not None:
             self._hub.tell_worker(held.lender, encode([(0, Definition.FREED, 0, held.lent_as)]))
         elif what == Release.TRIM:
-            self._hub.tell_workers(session.id, encode([(0, Definition.FREED, 0, b"")]))
+            self._hub.tell_workers(session.now.id, encode([(0, Definition.FREED, 0, b"")]))
 
     def _on_control(self, session: Session, fields: dict[str, Any]) -> None:
-        if fields.get("type") == "bye":
+        what = fields.get("type")
+        if session.tenure is not None and what in ("bye", "leave", "recover"):
+            self._hub.recall(session, what, fields)
+        elif what == "bye":
             self._hub.end(session)
         elif fields.get("type") == "app" and self._trusting:
             if not {"ref", "folder"} <= fields.keys() or why_no_ref(str(fields["ref"])) is not None:
@@ -140,29 +152,50 @@ class Intake:
             self._calls.add(str(fields["ref"]), str(fields["folder"]))
 
     def _on_options(self, session: Session, number: int, options: Options) -> None:
-        self._broker.set_options(session.id, number, options)
+        now = session.now
+        self._broker.set_options(now.id, number, options)
+        if session.tenure is not None:
+            now.options[number] = options
         if (why := why_never(options.resource, self._capacity)) is not None:
-            session.refused[number] = why.encode()
+            now.refused[number] = why.encode()
         elif options.container_ref is not None:
-            session.containers[number] = options
+            now.containers[number] = options
 
     def _on_tasks(self, session: Session, body: bytes) -> None:
-        groups = [self._meant(session, group) for group in decode(body) if not self._taken_elsewhere(session, group)]
-        if groups:
-            self._hub.do(self._broker.submit(session.id, groups, time.monotonic()))
+        groups = [self._meant(session, group) for group in decode(body)]
+        if session.tenure is not None:
+            for _, tag, reference, batch in groups:
+                most = session.now.options[tag].attempts if tag in session.now.options else 1
+                session.tenure.shelf.add(Calls(session.now.number, tag, reference, batch, most))
+        self.begin(session, session.now, groups)
+
+    def begin(self, session: Session, generation: Generation, groups: list[Record]) -> None:
+        """Have calls of one of a session's clients made."""
+        left = [group for group in groups if not self._taken_elsewhere(session, generation, group)]
+        if left:
+            self._hub.do(self._broker.submit(generation.id, left, time.monotonic()))
+
+    def forget(self, session: Session, generation: Generation, number: int) -> None:
+        """No call mentions an object any more."""
+        session.arrived.pop(number, None)
+        if session.tenure is not None:
+            session.tenure.blobs.pop(number, None)
+        self._hub.do(self._broker.forget(generation.id, number))
 
     def _meant(self, session: Session, group: Record) -> Record:
         """Return a group with what it mentions: a call that is a blob is the only one of its group."""
         count, tag, ref, batch = group
-        if count != 1 or len(batch) != MENTION_BYTES:
+        if count != 1 or len(batch) != MENTION_BYTES or tag in session.now.containers:
             return group
         ((id_, before, _, call),) = decode(batch)
+        if session.tenure is not None and (number := mentioned(call)) is not None:
+            session.tenure.blobs[number] = id_
         return count, tag, ref, encode([(id_, before, 0, session.meant(call))])
 
-    def _taken_elsewhere(self, session: Session, group: Record) -> bool:
+    def _taken_elsewhere(self, session: Session, generation: Generation, group: Record) -> bool:
         """Whether calls are none for a worker process; then they have been seen to here."""
         _, tag, _, batch = group
-        why, options = session.refused.get(tag), session.containers.get(tag)
+        why, options = generation.refused.get(tag), generation.containers.get(tag)
         if why is None and (told := self._why_not(None if options is None else options.container_ref)) is not None:
             why = told.encode()
         if why is not None:
@@ -176,7 +209,9 @@ class Intake:
         if (call := session.calls.get(task_id)) is not None:
             call.cancel()
         else:
-            self._hub.do(self._broker.kill(session.id, task_id))
+            for generation in session.generations:
+                if generation.opened:
+                    self._hub.do(self._broker.kill(generation.id, task_id))
 
 
 def told(payload: bytes) -> dict[str, Any]:

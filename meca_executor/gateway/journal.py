@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 APPLICATION_ID = 0x6D656361  #: "meca": tells our files from others
-VERSION = 1
+VERSION = 2
 BESIDE_BYTES = 256 << 10  #: a larger body is a file beside the journal
 KEEP_S = 7 * 86_400.0  #: a session that no client has come back to for so long is forgotten
 SIZE_BYTES = 8 << 30  #: what a journal may have on disk
@@ -35,7 +35,8 @@ SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, cap INTEGER NOT NULL, per_worker INTEGER, birth TEXT NOT NULL,
-    received INTEGER NOT NULL, sent INTEGER NOT NULL, seen REAL NOT NULL);
+    received INTEGER NOT NULL, sent INTEGER NOT NULL,
+    name TEXT NOT NULL, holder TEXT NOT NULL, who TEXT NOT NULL, since REAL NOT NULL, seen REAL NOT NULL);
 CREATE TABLE entries (
     row INTEGER PRIMARY KEY, session TEXT NOT NULL, what INTEGER NOT NULL, number INTEGER NOT NULL, body BLOB);
 CREATE INDEX entries_of ON entries (session, row);
@@ -54,6 +55,10 @@ class SavedSession(NamedTuple):
     birth: str
     received: int = 0  #: the last frame of its client that was written down
     sent: int = 0  #: the last frame of results that was
+    name: str = ""  #: that its user gave it
+    holder: str = ""  #: the client that has it, where it has a name
+    who: str = ""
+    since: float = 0.0
 
 
 class Entry(NamedTuple):
@@ -83,6 +88,7 @@ class Journal:
         self._keep = keep
         self._folder = Path(f"{path}.d")
         self.failure: str | None = None  #: why nothing is written any more
+        self._reader: sqlite3.Connection | None = None  # beside the writer's
         self._lock = _locked(path)
         try:
             self._base = self._open()
@@ -146,7 +152,8 @@ class Journal:
         for file in self._folder.iterdir():
             if file.name not in mentioned:
                 file.unlink()
-        rows = base.execute("SELECT id, owner, cap, per_worker, birth, received, sent FROM sessions").fetchall()
+        columns = "id, owner, cap, per_worker, birth, received, sent, name, holder, who, since"
+        rows = base.execute(f"SELECT {columns} FROM sessions").fetchall()
         self._files &= set(map(int, mentioned))
         return [SavedSession(*row) for row in rows]
 
@@ -199,7 +206,8 @@ class Journal:
 
     def opened(self, session: SavedSession) -> None:
         """A session begins."""
-        self.do("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *session, time.time())
+        marks = ", ".join("?" * (len(session) + 1))
+        self.do(f"INSERT OR REPLACE INTO sessions VALUES ({marks})", *session, time.time())
 
     def seen(self, session: str, key: str) -> None:
         """Its client is there, with this access key."""
@@ -228,6 +236,23 @@ class Journal:
         self.do("UPDATE entries SET what=?, number=?, body=? WHERE row=?", what, number, body, row)
         self._drop(row)
 
+    def mark(self, row: int, what: int) -> None:
+        """An entry is of another kind from now on."""
+        self.do("UPDATE entries SET what=?, number=0 WHERE row=?", what, row)
+
+    def read(self, row: int) -> bytes:
+        """Return an entry's body, if that is committed; nothing when it is not there.
+
+        Raises:
+            UsageError: Its file is missing.
+        """
+        if self._reader is None:
+            self._reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        found = self._reader.execute("SELECT body FROM entries WHERE row=?", (row,)).fetchone()
+        if found is None:
+            return b""
+        return self._beside(row) if found[0] is None else bytes(found[0])
+
     def forget(self, rows: Iterable[int]) -> None:
         """Entries are needed no more."""
         for row in rows:
@@ -245,6 +270,11 @@ class Journal:
         if row in self._files:
             self._files.discard(row)
             self.then(partial((self._folder / str(row)).unlink, missing_ok=True))
+
+    @property
+    def size(self) -> int:
+        """Bytes that all of it may have."""
+        return self._size
 
     @property
     def full(self) -> str | None:
@@ -305,6 +335,8 @@ class Journal:
             self._thread.join(CLOSE_S)
         with contextlib.suppress(sqlite3.Error):
             self._base.close()
+            if self._reader is not None:
+                self._reader.close()
         os.close(self._lock)
         self._lock = -1
 

@@ -21,7 +21,8 @@ from .desktop import DesktopFront
 from .door import PROOF_S, Door, Refusal, revoked, too_soon, wrong_key
 from .keeper import limits
 from .listening import listen
-from .session import Session, SessionRefused
+from .session import Session, SessionInUse, SessionRefused
+from .tenures import claim_of, named_id
 from .websocket import TAP, serve_taps
 
 if TYPE_CHECKING:
@@ -246,23 +247,25 @@ class Server:
         name, wanted, per_worker = hello.get("session"), hello.get("max_workers"), hello.get("max_tasks_per_child")
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
-        sessions = self._hub.sessions
-        if name not in sessions and sum(other.key == key for other in sessions.values()) >= SESSIONS:
+        sessions, claim, owner = self._hub.sessions, claim_of(hello, name), self._owners.owner(key)
+        known = name if claim is None else named_id(owner, claim.name)
+        if known not in sessions and sum(other.key == key for other in sessions.values()) >= SESSIONS:
             raise Refusal(
                 "session",
                 f"access key {key} has {SESSIONS} sessions here already; one ends when its executor is shut down, or "
-                "some minutes after its program has gone",
+                "some minutes (with a name: seven days) after its program has gone",
             )
         received = hello.get("received", 0)
         connection.received = received if isinstance(received, int) and received >= 0 else 0
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            owner = self._owners.owner(key)
-            session, resumed = self._hub.attach(name, owner, slots, per_worker, str(hello.get("birth", "")))
+            session, resumed = self._hub.attach(name, owner, slots, per_worker, str(hello.get("birth", "")), claim)
         except SessionRefused as error:
-            raise Refusal("session", str(error)) from None
+            raise Refusal("taken" if isinstance(error, SessionInUse) else "session", str(error)) from None
         session.key = key
+        if claim is not None and not resumed:
+            self._expel(session)
         connection.session, connection.resumed = session, resumed
         connection.tap.on_frame = partial(self._on_frame, connection, session)
         if connection.deadline is not None:
@@ -274,16 +277,24 @@ class Server:
             "received": session.stream.acknowledgeable,
             "slots": slots,
             "python": platform.python_version(),
-            "memory": self._memory(str(hello.get("memory", ""))),
-            "lends": not self._hub.durable and segments.available(),
+            "memory": self._memory(str(hello.get("memory", "")), session),
+            "lends": not self._hub.durable and segments.available() and claim is None,
+            "generation": session.now.number,
             "no_functions": self._owners.why_not(),
             **limits(),
         }
         return proof.to_text(fields)
 
-    def _memory(self, offer: str) -> list[str | None]:
-        """What shows that client and gateway can read each other's memory; nothing where values go to disk anyway."""
-        if self._probe is None or self._hub.durable:
+    def _expel(self, session: Session) -> None:
+        """Another client has the session now."""
+        for other in list(self._connections.values()):
+            if other.session is session:
+                other.session = None
+                self._refuse(other, Refusal("taken", "another client has the session now"))
+
+    def _memory(self, offer: str, session: Session) -> list[str | None]:
+        """What shows that client and gateway can read each other's memory; nothing where values outlive one of them."""
+        if self._probe is None or self._hub.durable or session.tenure is not None:
             return [None, None]
         return [self._probe.offer(), probe.answer(offer)]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,42 @@ if TYPE_CHECKING:
 
     from ..wire.payloads import Held
     from ..wire.stream import Stream
+    from .shelf import Shelf
     from .tasks import Options
+
+
+@dataclass(eq=False)
+class Generation:
+    """What one client of a session has sent; the next one of a session with a name begins anew."""
+
+    id: str  #: the broker's session
+    number: int = 0  #: how many clients the session had before
+    opened: bool = False  #: its setup has come
+    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
+    containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
+    options: dict[int, Options] = field(default_factory=dict)  #: all, of a session with a name
+
+
+@dataclass(eq=False)
+class Tenure:
+    """Who has a session that has a name."""
+
+    name: str
+    shelf: Shelf
+    holder: str = ""  #: the client's own random name; empty: it has left
+    who: str = ""  #: what it says of itself
+    since: float = 0.0  #: `time.time()`
+    feeding: deque[int] = field(default_factory=deque)  #: tasks whose outcomes are to be told again
+    reading: bool = False  #: one of them, from the journal
+    past: dict[int, Generation] = field(default_factory=dict)  #: what earlier clients sent, whose tasks are not done
+    blobs: dict[int, int] = field(default_factory=dict)  #: blob that is a call -> its task
+    paused: bool = False  #: tasks of theirs are not started: too much waits to be fetched
+
+    @property
+    def taken(self) -> str:
+        """Who has it, in words."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"{self.who} since {since}"
 
 
 @dataclass(eq=False)
@@ -33,12 +70,9 @@ class Session:
     birth: str = field(default_factory=lambda: secrets.token_hex(8))  #: one made again under the same name has another
     key: str = ""  #: the access key with which its client came last
     send: Callable[[bytes], None] | None = None  #: to the connection; None while the link is down
-    opened: bool = False  #: its setup has come
     paused: bool = False
     acknowledging: bool = False  #: will, soon
     expiry: asyncio.TimerHandle | None = None
-    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
-    containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     shares: bool = False  #: the client reads our memory, and we its
@@ -47,6 +81,22 @@ class Session:
     blobs: Iterator[int] = field(default_factory=lambda: itertools.count(1))  #: numbers for those that it is sent
     shared: dict[bytes, Held] = field(default_factory=dict)  #: results in shared memory that the client has not mapped
     lent: dict[bytes, Held] = field(default_factory=dict)  #: those that it has mapped
+
+    tenure: Tenure | None = None  #: of a session that has a name
+    now: Generation = field(init=False)  #: of the present client
+
+    def __post_init__(self) -> None:
+        self.now = Generation(self.id)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the present client's setup has come."""
+        return self.now.opened
+
+    @property
+    def generations(self) -> list[Generation]:
+        """All that have tasks, or may have."""
+        return [*(self.tenure.past.values() if self.tenure is not None else ()), self.now]
 
     @property
     def unfetched(self) -> int:
@@ -76,3 +126,7 @@ class Session:
 
 class SessionRefused(MecaError):
     """The session that a client asked for is not its own."""
+
+
+class SessionInUse(SessionRefused):
+    """The session that a client asked for by its name is another client's."""

@@ -23,13 +23,20 @@ class Credit:
         self.out_bytes = 0
         self._out_us = 0.0
         self._estimates: dict[tuple[int, int], float] = {}
+        self._lifted = False
 
     def grant(self, slots: int, window: int, window_bytes: int) -> None:
         """Take over what a gateway grants: its slots, and how many tasks and bytes may be out."""
         self.slots, self.window, self.window_bytes = slots, window, window_bytes
 
+    def lift(self) -> None:
+        """Have as many tasks out as the gateway takes, however long they take."""
+        self._lifted = True
+
     def room(self, kind: tuple[int, int]) -> int:
         """Return how many more tasks of this kind may be handed over, as far as their bytes allow."""
+        if self._lifted:
+            return max(self.window - self.out, 0)
         unmeasured = self.slots + 1 - self.out
         estimate = self._estimates.get(kind)
         if estimate is None:

@@ -57,6 +57,9 @@ class Kind(IntEnum):
     SHARED = 12  # as RESULTS: one whose payload refers to shared memory, which is kept until it is released
     RELEASE = 13  # -, Release, -, such a payload
     PIECE = 14  # one record: the number of a blob, 1 in its last piece, 0, some of its content (see `blobs.py`)
+    NAMES = 20  # task id, Reading, -, the name that its user gave it; of tasks of a session that has a name itself
+    LISTING = 21  # task id, Reading, State, its name: all tasks of such a session
+    FETCH = 22  # task id, -, -, nothing: its outcome is wanted, now or when it comes
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox

@@ -19,7 +19,7 @@ from tests.helpers.processes import CAN_LIST, Process, children, command, is_run
 from tests.helpers.waiting import LIMIT, wait_until
 
 from .app_tools import make_app
-from .test_journal import Gateways
+from .gateways import Gateways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

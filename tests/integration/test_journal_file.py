@@ -154,8 +154,8 @@ def test_a_drain_before_a_client_has_said_what_its_workers_are_for(journal: Jour
 
     async def drain() -> bool:
         from meca_executor.gateway.broker import Broker
+        from meca_executor.gateway.durable import Durable
         from meca_executor.gateway.hub import Hub
-        from meca_executor.gateway.keeper import Durable
         from meca_executor.runtimes.apps import Apps
 
         hub = Hub(Broker(1), Apps({}), {"cpu": 1}, keeper=Durable(journal))

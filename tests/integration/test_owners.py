@@ -16,9 +16,9 @@ from meca_executor.wire.records import Kind, encode
 from tests.contract.rooms import Room
 from tests.helpers.waiting import wait_until
 
+from .gateways import Gateways
 from .key_clients import LIMIT, client, greet
 from .standing import EXAMPLES, standing_gateway
-from .test_journal import Gateways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from meca_executor.serve import Gateway
 from tests.contract.rooms import Room
 from tests.helpers.waiting import wait_until
 
+from .gateways import Gateways
 from .key_clients import LIMIT, PLAIN, client, in_a_loop
 from .standing import standing_gateway
-from .test_journal import Gateways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -83,7 +83,7 @@ class Gateway:
 
 
 def to_run(history: History) -> list[int]:
-    return [id_ for kind, body in history.left().messages if kind is Kind.TASKS for id_ in ids_of_tasks(body)]
+    return [id_ for kind, _, body in history.left().messages if kind == Kind.TASKS for id_ in ids_of_tasks(body)]
 
 
 def lost(history: History) -> dict[int, int]:
@@ -156,7 +156,7 @@ def test_a_killed_task_is_killed_again() -> None:
     gateway = Gateway()
     gateway.submit(MANY, [1])
     gateway.books.note(gateway.add(Kind.KILL, encode([(1, 0, 0, b"")])), [1])
-    assert [kind for kind, _ in gateway.history().left().messages] == [Kind.TASKS, Kind.KILL]
+    assert [kind for kind, _, _ in gateway.history().left().messages] == [Kind.TASKS, Kind.KILL]
     later = gateway.next()
     later.fetch(later.end([1], Status.KILLED))
     assert later.entries == {}
