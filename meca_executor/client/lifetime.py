@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
@@ -12,6 +13,7 @@ from ..errors import ExecutorClosed
 if TYPE_CHECKING:
     from .link import Link
 
+CANCEL_S = 1.0  #: for tasks of the loop to end, when it ends
 CLOSED = "cannot schedule new futures after shutdown"
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -53,3 +55,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 # Before the interpreter joins its threads; atexit would be after that (bpo-39812).
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+
+
+async def cancel_all() -> None:
+    """End all tasks of a loop that ends: Socket.IO's, of connections that dropped, would take half a minute."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=CANCEL_S)

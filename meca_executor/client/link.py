@@ -20,6 +20,7 @@ from ..wire import segments
 from ..wire.memory import keep_read_buffers
 from ..wire.records import Status
 from .driver import OtherDialect
+from .lifetime import cancel_all
 from .link_state import LinkState
 from .native import Native
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .tasks import Again, Registry, Task
 
 ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
-CANCEL_S = 1.0  #: for tasks of the loop to end, when it ends
 STARTED_S = 90.0  #: the properties that need a connection wait no longer than this
 LEFT = "it goes on there; another program with the same session= has its future from recover()"
 FORKED = "this executor was made before a fork and belongs to the parent process; make one of your own here"
@@ -211,7 +211,7 @@ class Link:
             self.ledger.lender.close()
             self.registry.objects.clear()
             self._state.change("closed", "the executor was shut down")
-            loop.run_until_complete(_cancel_all())
+            loop.run_until_complete(cancel_all())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -395,12 +395,3 @@ class Link:
     def refuse(self, error: Callable[[], BaseException]) -> None:
         """Have the executor take no more tasks."""
         self.ledger.refuse(error)
-
-
-async def _cancel_all() -> None:
-    """Socket.IO's tasks of connections that dropped end by themselves only after half a minute."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=CANCEL_S)

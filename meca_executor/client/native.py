@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import secrets
@@ -12,7 +11,6 @@ import sys
 import time
 from base64 import b64encode
 from collections import deque
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GatewayLost, NoHostFits, ProtocolMismatch
@@ -24,16 +22,17 @@ from ..wire.payloads import in_frame
 from ..wire.probe import Probe, answer
 from ..wire.records import Definition, Kind, Release, Status, decode, encode
 from ..wire.stream import Stream
-from .chunks import Slice
+from .batches import groups, large_call, names_of, without_last
 from .embedded import KEY, EmbeddedGateway, import_path, worker_environment
-from .tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from ..wire.records import Record
+    from .chunks import Slice
     from .connection import Connection, Welcome
     from .driver import Host
+    from .tasks import Task
 
 MAX_RESULT = 1 << 40  #: bytes; a result may be as large as memory allows
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
@@ -384,30 +383,3 @@ def share_memory(probe: Probe | None, welcome: Welcome) -> bool:
     """Whether this process and the gateway's can read each other's memory."""
     theirs, ours = welcome.memory
     return probe is not None and probe.accepts(ours) and theirs is not None and answer(theirs) is not None
-
-
-def names_of(batch: Iterable[Task | Slice]) -> Iterator[Record]:
-    """Yield what another program has to know of tasks, besides their calls."""
-    for task in batch:
-        if isinstance(task, Task) and (task.reading or task.future.given_id):
-            yield task.number, task.reading, 0, (task.future.given_id or "").encode("utf-8", "replace")
-
-
-def groups(batch: Iterable[Task | Slice]) -> Iterator[Record]:
-    """Put tasks of one kind that follow each other into groups."""
-    for kind, alike in itertools.groupby(batch, attrgetter("kind")):
-        calls = [call for entry in alike for call in entry.calls]
-        yield len(calls), *kind, encode(calls)
-
-
-def large_call(entry: Task | Slice, blob: int) -> Record:
-    """Return the group of an entry's last call, which was sent as a blob."""
-    number, tag, ref, _ = entry.calls[-1]
-    return 1, *entry.kind, encode([(number, tag, ref, mention(blob))])
-
-
-def without_last(batch: list[Task | Slice]) -> list[Task | Slice]:
-    """Return a batch without its last call."""
-    last = batch[-1]
-    rest = [last._replace(stop=last.stop - 1)] if isinstance(last, Slice) and last.stop - last.start > 1 else []
-    return [*batch[:-1], *rest]

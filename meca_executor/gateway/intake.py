@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..policy.placement import why_never
-from ..settings import TOLD_LIMIT, why_no_ref
+from ..settings import TASK_ID_LIMIT, TOLD_LIMIT, why_no_ref
 from ..wire import proof
 from ..wire.blobs import MENTION_BYTES, mentioned
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode, starts, unpack_id
@@ -127,6 +127,8 @@ class Intake:
                 self._kill(session, number)
         elif kind is Kind.NAMES and session.tenure is not None:
             for number, codec, _, name in decode(body):
+                if len(name) > 4 * TASK_ID_LIMIT:  # UTF-8 has four bytes a character at most
+                    raise MalformedBatch(f"a task's name of {len(name):,} bytes")
                 session.tenure.shelf.name(number, codec, name)
         elif kind is Kind.FETCH and session.tenure is not None:
             self._hub.fetch(session, [number for number, _, _, _ in decode(body)])

@@ -11,7 +11,6 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 GENERATION_BITS = 40  #: of a task's number; those above count the clients that the session has had before
 GENERATIONS = 1 << 23  #: of one session at most
 WHO_LIMIT = 200  #: characters of what a client says of itself
-TASK_NAME_LIMIT = 1024  #: bytes of the name that a user gives a task
 
 
 class Reading(IntEnum):

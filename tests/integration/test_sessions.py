@@ -190,7 +190,7 @@ def test_nothing_to_recover(memory: Gateways) -> None:
         future = ex.submit(abs, -1)
         assert future.result(PATIENCE) == 1
         assert other.recover() == {}
-        with pytest.raises(UsageError, match="task_id"):
+        with pytest.raises(UsageError, match="task id"):
             ex.offload_task("sampleserver:latest", "{}", task_id="x" * 2000)
 
 
