@@ -122,9 +122,12 @@ class Durable:
         number = session.stream.received
         if message is not None and message.kind in KEPT and self._is_news(kept.books, message):
             row = next(self._rows)
-            self._journal.append(session.id, Entry(row, message.kind, number, message.body))
+            with self._journal.together():  # else a gateway that is killed in between would be told it twice
+                self._journal.append(session.id, Entry(row, message.kind, number, message.body))
+                self._journal.received(session.id, number)
             self._enter(kept, row, message)
-        self._journal.received(session.id, number)
+        else:
+            self._journal.received(session.id, number)
         self._after(partial(session.stream.commit, number))
 
     def _is_news(self, books: Books, message: Message) -> bool:
@@ -177,8 +180,9 @@ class Durable:
             batch = with_attempts(batch, kept.used)
         frames, row = session.stream.send(kind, batch), next(self._rows)
         last = session.stream.sent
-        self._journal.append(session.id, Entry(row, LISTED if kind is Kind.LISTING else OUTCOMES, last, batch))
-        self._journal.sent(session.id, last)
+        with self._journal.together():
+            self._journal.append(session.id, Entry(row, LISTED if kind is Kind.LISTING else OUTCOMES, last, batch))
+            self._journal.sent(session.id, last)
         if kind is not Kind.LISTING:
             kept.books.outcomes(row, ids_of(batch))
             if session.tenure is not None and any(status != Status.BUSY for _, status, _, _ in decode(batch)):

@@ -22,6 +22,10 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeAlias
+
+    Work: TypeAlias = "Statement | Beside | Callable[[], object]"
+    Item: TypeAlias = "Work | list[Item]"
 
 APPLICATION_ID = 0x6D656361  #: "meca": tells our files from others
 VERSION = 2
@@ -95,8 +99,9 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
-        self._work: queue.SimpleQueue[Statement | Beside | Callable[[], object] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._files = {int(file.name) for file in self._folder.iterdir() if file.name.isdecimal()}
+        self._group: list[Item] | None = None  # what is being put together
         self._thread: threading.Thread | None = None
         self.bytes = self._measure()  #: on disk, as of the last commits
 
@@ -196,13 +201,29 @@ class Journal:
         self._thread = threading.Thread(target=self._write, args=(on_failure,), name="meca-journal", daemon=True)
         self._thread.start()
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within is on disk at once, or not at all."""
+        outer, self._group = self._group, []
+        try:
+            yield
+        finally:
+            group, self._group = self._group, outer
+            self._put(group)
+
+    def _put(self, item: Item) -> None:
+        if self._group is None:
+            self._work.put(item)
+        else:
+            self._group.append(item)
+
     def do(self, statement: str, *values: object) -> None:
         """Write; not at once."""
-        self._work.put((statement, values))
+        self._put((statement, values))
 
     def then(self, told: Callable[[], object]) -> None:
         """Call `told` in the writer's thread when all that was written before is committed."""
-        self._work.put(told)
+        self._put(told)
 
     def opened(self, session: SavedSession) -> None:
         """A session begins."""
@@ -227,7 +248,7 @@ class Journal:
         beside = len(body) > BESIDE_BYTES
         if beside:
             self._files.add(row)
-            self._work.put(Beside(row, body))
+            self._put(Beside(row, body))
         self.do("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row, session, what, number, None if beside else body)
 
     def replace(self, entry: Entry) -> None:
@@ -294,24 +315,24 @@ class Journal:
             self.failure = f"the journal {self.path} cannot be written: {error}"
             on_failure(self.failure)
 
-    def _next_batch(self) -> list[Statement | Beside | Callable[[], object] | None]:
+    def _next_batch(self) -> list[Item | None]:
         batch = [self._work.get()]
         with contextlib.suppress(queue.Empty):
             while len(batch) < BATCH_MOST and batch[-1] is not None:
                 batch.append(self._work.get_nowait())
         return batch
 
-    def _commit(self, batch: list[Statement | Beside | Callable[[], object] | None]) -> bool:
+    def _commit(self, batch: list[Item | None]) -> bool:
         """Write a batch; False when it was the last one."""
         base = self._base
         told: list[Callable[[], object]] = []
         base.execute("BEGIN IMMEDIATE")
-        for item in batch:
+        for item in flat(batch):
             if isinstance(item, Beside):
                 (self._folder / str(item.row)).write_bytes(item.body)
             elif isinstance(item, tuple):
                 base.execute(*item)
-            elif item is not None:
+            else:
                 told.append(item)
         base.execute("COMMIT")
         self.bytes = self._measure()
@@ -346,6 +367,15 @@ class Beside(NamedTuple):
 
     row: int
     body: bytes
+
+
+def flat(items: Iterable[Item | None]) -> Iterator[Work]:
+    """Yield what is to be done, one thing after the other."""
+    for item in items:
+        if isinstance(item, list):
+            yield from flat(item)
+        elif item is not None:
+            yield item
 
 
 def _locked(path: Path) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meca_executor import UsageError
+from meca_executor.gateway import journal as journal_module
 from meca_executor.gateway.journal import BESIDE_BYTES, Entry, Journal, SavedSession
 from tests.helpers.waiting import LIMIT
 
@@ -280,3 +281,22 @@ def test_it_says_when_it_has_its_size(path: Path) -> None:
         assert journal.full is None
     finally:
         journal.close()
+
+
+def test_what_is_written_together_is_there_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a commit has one piece of work, and writing ends in the middle."""
+    monkeypatch.setattr(journal_module, "BATCH_MOST", 1)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    journal = Journal(path)
+    journal.start(ended.put)
+    journal.opened(SESSION)
+    with journal.together():
+        journal.append("s", Entry(1, 4, 10, b"tasks"))
+        journal.received("s", 7)
+    with journal.together():
+        journal.append("s", Entry(2, 4, 11, b"more"))
+        journal.do("no SQL")
+    assert "cannot be written" in ended.get(timeout=LIMIT)
+    with again(journal) as later:
+        assert [session.received for session in later.load()] == [7]
+        assert list(later.entries("s")) == [Entry(1, 4, 10, b"tasks")]
