@@ -214,7 +214,7 @@ def test_another_version_is_refused(journal: Journal) -> None:
     journal.close()
     with sqlite3.connect(journal.path) as base:
         base.execute("PRAGMA user_version=99")
-    with pytest.raises(UsageError, match="version 99, this gateway writes version 1"):
+    with pytest.raises(UsageError, match="version 99, this gateway writes version 2"):
         Journal(journal.path)
 
 
