@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import weakref
@@ -59,6 +58,8 @@ threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 
 async def cancel_all() -> None:
     """End all tasks of a loop that ends: Socket.IO's, of connections that dropped, would take half a minute."""
+    import asyncio  # heavy, and this module is imported early
+
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

@@ -200,7 +200,7 @@ def test_another_key_has_sessions_of_its_own(memory: Gateways, room: Room, monke
     keys = gateways.folder / "two-keys"
     pairs = add_keys(keys), add_keys(keys)
     assert gateways.end(signal.SIGTERM) == 0
-    gateways.start("--key-file", str(keys))
+    gateways.start("--key-file", str(keys), "--trust-all-keys")
     for mine in (0, 1):
         monkeypatch.setenv("MECA_ACCESS_KEY", pairs[mine].access_key)
         monkeypatch.setenv("MECA_SECRET_KEY", pairs[mine].secret_key)
