@@ -22,6 +22,9 @@ from .gateway.hub import Hub
 from .gateway.owners import Owners
 from .gateway.server import Server
 from .runtimes.apps import Apps
+from .runtimes.choice import AppsAndContainers
+from .runtimes.containers import Containers
+from .runtimes.engine_settings import EngineSettings
 from .runtimes.examples import RUNNERS, shipped
 from .runtimes.guardian import Guardian
 from .runtimes.processes import Processes
@@ -30,7 +33,7 @@ from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .gateway.journal import Journal
     from .keys import KeyFile
@@ -68,6 +71,8 @@ class Gateway:
         exposed: Others than this machine's users may reach it, so the old dialect, which has no keys, is not served.
         behind_proxy: Something in front ends TLS and names clients' addresses.
         trust_all_keys: Functions of several owners may run side by side, all as this process's user.
+        engine: How containers run; None is the usual way, where an engine is.
+        images: Images that programs on the old SDK may run, besides the apps.
 
     Raises:
         UsageError: The journal is damaged.
@@ -84,23 +89,31 @@ class Gateway:
         exposed: bool = False,
         behind_proxy: bool = False,
         trust_all_keys: bool = False,
+        engine: EngineSettings | None = None,
+        images: Iterable[str] = (),
     ) -> None:
         keep_read_buffers()
         slots = workers or core_count()
         environ = without_secrets(os.environ)
+        capacity = host_capacity()
+        examples = shipped()
         self._guardian = Guardian(environ)
-        self._apps = Apps({**shipped(), **apps}, environ=environ, guardian=self._guardian)
+        local = Apps({**examples, **apps}, environ=environ, guardian=self._guardian)
+        containers = Containers(engine or EngineSettings(), slots, capacity)
+        everything = AppsAndContainers(local, containers, examples.keys() - set(map(with_tag, apps)))
         keeper = None if journal is None else Durable(journal)
         self._owners = Owners(keys, trust_all_keys, RUNNERS - set(map(with_tag, apps)))
-        capacity, why_not = host_capacity(), self._owners.why_not
-        self._hub = Hub(Broker(slots), self._apps, capacity, trusting, keeper=keeper, why_not=why_not)
+        why_not = self._owners.why_not
+        self._hub = Hub(Broker(slots), everything, capacity, trusting, keeper=keeper, why_not=why_not)
         self._hub.start(Processes(self._hub, environ, self._guardian, raise_descriptor_limit()), ready_workers)
         if journal is not None and keeper is not None:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
-        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, apps)), capacity)
+        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, [*apps, *images])), capacity)
         self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy)
         self.slots = slots
+        if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
+            containers.sweep_soon()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Start to serve, over TLS if there is something to do it with; returns the port."""
@@ -140,8 +153,10 @@ def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
 
 
 def host_capacity() -> dict[str, float]:
-    """Return what this machine has: `cpu` (cores) and `memory` (MiB). GPUs are not looked for."""
+    """Return what this machine has: `cpu` (cores), `memory` (MiB) and `gpu` (those of NVIDIA's driver)."""
     capacity: dict[str, float] = {"cpu": os.cpu_count() or 1}
+    with contextlib.suppress(OSError):
+        capacity["gpu"] = len(os.listdir("/proc/driver/nvidia/gpus"))
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         capacity["memory"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
     else:  # not known: nothing is refused for it

@@ -82,7 +82,13 @@ class ContainerCalls:
         if (refusal := self._refused.get(options.container_ref)) is not None:
             return Status.NO_HOST, refusal.encode()
         try:
-            reply = await self._containers.call(options.container_ref, content, timeout=options.timeout)
+            reply = await self._containers.call(
+                options.container_ref,
+                content,
+                timeout=options.timeout,
+                runtime=options.runtime,
+                resource=options.resource,
+            )
             return Status.REPLY, reply
         except ContainerFailed as error:
             status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED

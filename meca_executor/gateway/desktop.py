@@ -173,15 +173,19 @@ class DesktopFront:
         self._tell(client, old.RESULT, int(error is None), reply or "", error, task_id, str(uuid4()))
 
     async def _outcome(self, job: old.Job) -> tuple[Status, bytes]:
+        resource = dict(job.resource or {})
         if job.use_gpu or job.gpu_count:
-            log.warning("task %s: use_gpu is ignored, this gateway gives no GPU to containers", job.task_id)
+            if self._capacity.get("gpu"):
+                resource["gpu"] = max(1, job.gpu_count)
+            else:
+                log.warning("task %s: use_gpu is ignored, this gateway gives no GPU to containers", job.task_id)
         if with_tag(job.container_ref) not in self._allowed:
             named = ", ".join(sorted(self._allowed)) or "none"
             told = f"container {job.container_ref!r} may not be run here; the operator named: {named}"
             return Status.NO_HOST, told.encode()
-        if (why := why_never(job.resource or {}, self._capacity)) is not None:
+        if (why := why_never(resource, self._capacity)) is not None:
             return Status.NO_HOST, why.encode()
-        options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime)
+        options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime, resource=resource)
         return await self._hub.calls.ask(options, job.content.encode("utf-8", "surrogatepass"))
 
     # -- sending ----------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..wire.records import Kind, Outcomes, Status
 
 
@@ -55,12 +57,20 @@ class WorkerRuntime(Protocol):
 class ContainerRuntime(Protocol):
     """Containers that answer requests."""
 
-    async def call(self, ref: str, content: bytes, *, timeout: float | None = None) -> bytes:
+    async def call(
+        self,
+        ref: str,
+        content: bytes,
+        *,
+        timeout: float | None = None,
+        runtime: str | None = None,
+        resource: Mapping[str, float] | None = None,
+    ) -> bytes:
         """Return a container's reply.
 
         Raises:
-            NoHostFits: No such container here.
-            ContainerFailed: It did not become ready, or ended.
+            NoHostFits: No such container here, no such runtime, or not enough of a resource.
+            ContainerFailed: It is not to be had, did not become ready, or ended.
             TaskFailed: It refused the request.
             TaskTimeout: The request took longer than `timeout` seconds.
         """

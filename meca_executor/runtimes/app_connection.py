@@ -22,9 +22,9 @@ PIECE_BYTES = 1 << 18  #: a larger body is written in pieces, each when the one 
 #: a request that meets a closed connection cannot be told from one that was begun.
 KEEP_ALIVE_S = 1.0
 HEAD = (
-    f"POST / HTTP/1.1\r\nHost: {LOOPBACK}:%d\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
-    "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-).encode()
+    b"POST / HTTP/1.1\r\nHost: %b:%d\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 class Unreachable(Exception):
@@ -41,8 +41,9 @@ class AppConnections:
     aiohttp's documentation; tests/integration/test_apps_http.py passes with 3.11.0 and 3.14.5.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = LOOPBACK) -> None:
         """Know no connection yet; belongs to the event loop that runs."""
+        self._address = address
         self._loop = asyncio.get_running_loop()
         self._idle: list[_Connection] = []  #: those used last at the end
         self._busy: set[_Connection] = set()
@@ -54,7 +55,7 @@ class AppConnections:
         """Return status and body of the reply to one request.
 
         Args:
-            port: Where the app listens on loopback.
+            port: Where the app listens at its address.
             content: The body.
             timeout: Seconds for all of it, or None. The connection of a request that fails, is cancelled or takes
                 longer is closed.
@@ -71,7 +72,7 @@ class AppConnections:
         timer = None if limit is None else self._loop.call_at(limit, connection.cut, asyncio.TimeoutError())
         self._busy.add(connection)
         try:
-            reply = await connection.exchange(HEAD % (port, len(content)), content)
+            reply = await connection.exchange(HEAD % (self._address.encode(), port, len(content)), content)
         except BaseException:
             connection.drop()
             raise
@@ -104,7 +105,7 @@ class AppConnections:
         return None
 
     async def _connect(self, port: int, timeout: float | None) -> _Connection:
-        connecting = self._loop.create_task(_connected(port))
+        connecting = self._loop.create_task(_connected(self._address, port))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
         try:
@@ -212,10 +213,10 @@ class _Connection(ResponseHandler):
                 await writer.write(view[start : start + PIECE_BYTES])
 
 
-async def _connected(port: int) -> _Connection:
+async def _connected(address: str, port: int) -> _Connection:
     loop = asyncio.get_running_loop()
     try:
-        _, connection = await loop.create_connection(partial(_Connection, loop), LOOPBACK, port)
+        _, connection = await loop.create_connection(partial(_Connection, loop), address, port)
     except OSError as error:
         raise Unreachable(str(error)) from error
     return connection

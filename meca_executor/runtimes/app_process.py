@@ -204,7 +204,7 @@ class AppProcess:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._marked.wait(), POLL_S)
         limit = loop.time() + CONNECT_GRACE_S
-        while not await _accepts(self.port):
+        while not await accepts(self.port):
             if not self._alive():
                 return _ENDED
             if loop.time() >= limit:
@@ -256,15 +256,16 @@ def _free_port() -> int:
         return port
 
 
-async def _accepts(port: int) -> bool:
+async def accepts(port: int, address: str = LOOPBACK) -> bool:
+    """Return whether something takes connections there."""
     with socket.socket() as probe:
         probe.setblocking(False)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(probe, (LOOPBACK, port)), 1.0)
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(probe, (address, port)), 1.0)
         except (OSError, asyncio.TimeoutError):
             return False
         # TCP lets a socket connect to itself when the kernel picks the same port for both ends.
-        return bool(probe.getsockname() != (LOOPBACK, port))
+        return bool(probe.getsockname() != (address, port))
 
 
 def _kill_group(pid: int, number: signal.Signals) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
 from .app_connection import AppConnections, Unreachable
 from .app_process import AppProcess, printable
+from .engine_settings import full_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Apps:
 
     def knows(self, ref: str) -> bool:
         """Return whether `call` would find this app; a reference without a tag means `:latest`."""
-        return _full_name(ref) in self._folders
+        return full_name(ref) in self._folders
 
     def add(self, ref: str, folder: str | os.PathLike[str]) -> None:
         """Know one more app, or another folder for a known one (whose calls in flight go on in the old).
@@ -82,7 +83,7 @@ class Apps:
         if not (path / "src" / "app.py").is_file():
             what = "src/app.py in it is missing" if path.is_dir() else "there is no such folder"
             raise UsageError(f"app {ref!r}: {what} ({path}); an app is a container folder with a file src/app.py")
-        name = _full_name(ref)
+        name = full_name(ref)
         if self._folders.get(name) != path and name in self._current:
             self._retire(self._current[name])
         self._folders[name] = path
@@ -102,13 +103,9 @@ class Apps:
             TaskFailed: It replied with a status of 400 or more, or with no HTTP at all.
             TaskTimeout: No reply in time.
         """
-        name = _full_name(ref)
+        name = full_name(ref)
         if name not in self._folders:
-            known = ", ".join(sorted(self._folders)) or "none"
-            raise NoHostFits(
-                f"no container {ref!r} here (known: {known}); "
-                f'add its folder with apps={{"{ref}": "folder"}} or `meca gateway --app {ref}=FOLDER`'
-            )
+            raise NoHostFits(self.why_unknown(ref))
         instance = await self._claim(name)
         try:
             return await self._exchange(instance, content, timeout)
@@ -118,6 +115,14 @@ class Apps:
         finally:
             instance.slots.release()
             self._release(instance)
+
+    def why_unknown(self, ref: str) -> str:
+        """Return what to tell who asked for an app that is not known."""
+        known = ", ".join(sorted(self._folders)) or "none"
+        return (
+            f"no container {ref!r} here (known: {known}); "
+            f'add its folder with apps={{"{ref}": "folder"}} or `meca gateway --app {ref}=FOLDER`'
+        )
 
     async def close(self) -> None:
         """End all apps and wait until they are gone; calls in flight fail. May be called again."""
@@ -251,9 +256,3 @@ class _Instance:
         if self.clock is not None:
             self.clock.cancel()
             self.clock = None
-
-
-def _full_name(ref: str) -> str:
-    """Return the reference with its tag; a registry's port is not one, and a digest needs none."""
-    last = ref.rpartition("/")[2]
-    return ref if ":" in last or "@" in last else f"{ref}:latest"

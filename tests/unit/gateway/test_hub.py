@@ -17,7 +17,7 @@ from meca_executor.wire.records import Definition, Kind, MalformedBatch, Record,
 from meca_executor.wire.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 SETUP: list[Record] = [(0, 0, 0, b"{}"), (0, 0, 0, b"")]
 PATIENCE = 200  #: turns of the loop in which what needs no time must have happened
@@ -32,7 +32,15 @@ class Containers:
         self.most = 0
         self.folders: dict[str, str] = {}
 
-    async def call(self, ref: str, content: bytes, *, timeout: float | None = None) -> bytes:
+    async def call(
+        self,
+        ref: str,
+        content: bytes,
+        *,
+        timeout: float | None = None,
+        runtime: str | None = None,
+        resource: Mapping[str, float] | None = None,
+    ) -> bytes:
         self.running += 1
         self.most = max(self.most, self.running)
         try:

@@ -1,0 +1,84 @@
+"""Where a container runs: as a local app if its folder was named here, else by the engine.
+
+A shipped example is a local app only while the engine has no image of its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..errors import NoHostFits
+from .engine_settings import PLAIN_RUNTIME, full_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .apps import Apps
+    from .containers import Containers
+
+LOOK_AGAIN_S = 10.0  #: an image that was built since is found after this time
+
+
+class AppsAndContainers:
+    """The gateway's `ContainerRuntime`.
+
+    Args:
+        apps: Local apps.
+        containers: Those of the engine.
+        examples: Names of local apps that nobody asked for: an image of that name goes before.
+    """
+
+    def __init__(self, apps: Apps, containers: Containers, examples: Iterable[str]) -> None:
+        self._apps = apps
+        self._containers = containers
+        self._examples = {full_name(ref) for ref in examples}
+        self._looked: dict[str, tuple[bool, float]] = {}  #: example -> whether it is an image, until when
+
+    async def call(
+        self,
+        ref: str,
+        content: bytes,
+        *,
+        timeout: float | None = None,
+        runtime: str | None = None,
+        resource: Mapping[str, float] | None = None,
+    ) -> bytes:
+        """Return a container's reply, as `gateway.ports.ContainerRuntime` has it."""
+        if self._apps.knows(ref) and not await self._is_image(ref):
+            if runtime not in (None, PLAIN_RUNTIME):
+                raise NoHostFits(
+                    f"{ref} is a local app here, which has no runtime {runtime!r}; that is for containers of an engine"
+                )
+            return await self._apps.call(ref, content, timeout=timeout)
+        if self._containers.url is None:
+            raise NoHostFits(
+                f"{self._apps.why_unknown(ref)}; an image needs a container engine, and there is none here (no "
+                "DOCKER_HOST, no /var/run/docker.sock)"
+            )
+        shape = self._containers.shape_of(ref, runtime, resource or {})
+        return await self._containers.call(shape, content, timeout=timeout)
+
+    async def _is_image(self, ref: str) -> bool:
+        name = full_name(ref)
+        if name not in self._examples or self._containers.url is None:
+            return False
+        now = asyncio.get_running_loop().time()
+        has, until = self._looked.get(name, (False, now))
+        if until <= now:
+            has = await self._containers.has_image(ref)
+            self._looked[name] = has, now + LOOK_AGAIN_S
+        return has
+
+    def add(self, ref: str, folder: str) -> None:
+        """Learn where a local app's folder is.
+
+        Raises:
+            UsageError: It is no such folder.
+        """
+        self._apps.add(ref, folder)
+        self._examples.discard(full_name(ref))
+
+    async def close(self) -> None:
+        """End all apps and containers and wait until they are gone."""
+        await asyncio.gather(self._apps.close(), self._containers.close())
