@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .errors import UsageError
 from .gateway.journal import SIZE_BYTES, Journal
 from .keys import KeyFile, ensure_keys, read_keys
+from .runtimes.engine_settings import EngineSettings
 from .serve import Gateway
 from .settings import default_key_file
 
@@ -42,6 +43,8 @@ class Standing:
         tls_key: PEM file with its private key, without a password.
         behind_proxy: Something in front ends TLS, and names clients in `X-Forwarded-For`.
         trust_all_keys: Functions run although the key file has several owners.
+        engine: How containers of an engine run.
+        images: Those that programs on the old SDK may run, besides the apps.
     """
 
     host: str
@@ -56,6 +59,8 @@ class Standing:
     tls_key: Path | None = None
     behind_proxy: bool = False
     trust_all_keys: bool = False
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    images: tuple[str, ...] = ()
 
     @property
     def exposed(self) -> bool:
@@ -73,6 +78,7 @@ def run_standing(wanted: Standing) -> int:
         UsageError: The address may not be listened on, or the certificate, the key file or the journal cannot be used.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("meca.containers").setLevel(logging.INFO)  # how far a pull is
     tls = checked_tls(wanted)
     keys = checked_keys(wanted)
     journal = Journal(wanted.journal, size=wanted.journal_bytes) if wanted.journal is not None else None
@@ -100,6 +106,8 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
         exposed=wanted.exposed,
         behind_proxy=wanted.behind_proxy,
         trust_all_keys=wanted.trust_all_keys,
+        engine=wanted.engine,
+        images=wanted.images,
     )
     broken: list[str] = []
 

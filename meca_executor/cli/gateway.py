@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..errors import UsageError
 from ..settings import DEFAULT_PORT
 from ._arguments import count, named_app, port, seconds
+from ._containers import add_engine_options, engine_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,7 @@ exit codes: 0 told to end, 1 the journal could not be written, 2 wrong arguments
 examples:
   meca gateway
   meca gateway --port 3100 --workers 4 --app mine:latest=path/to/folder
+  meca gateway --pull never --runtime microVM=kata --container-allow network
   meca gateway --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem"""
 
 
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
     )
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
+    add_engine_options(parser)
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
@@ -117,6 +120,8 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             tls_key=args.tls_key,
             behind_proxy=args.behind_proxy,
             trust_all_keys=args.trust_all_keys,
+            engine=engine_settings(args),
+            images=tuple(args.image),
         )
     )
 

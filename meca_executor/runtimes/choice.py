@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import NoHostFits
-from .engine_settings import PLAIN_RUNTIME, full_name
+from .engine_settings import NO_ENGINE, PLAIN_RUNTIME, full_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,10 +52,7 @@ class AppsAndContainers:
                 )
             return await self._apps.call(ref, content, timeout=timeout)
         if self._containers.url is None:
-            raise NoHostFits(
-                f"{self._apps.why_unknown(ref)}; an image needs a container engine, and there is none here (no "
-                "DOCKER_HOST, no /var/run/docker.sock)"
-            )
+            raise NoHostFits(f"{self._apps.why_unknown(ref)}; {NO_ENGINE}")
         shape = self._containers.shape_of(ref, runtime, resource or {})
         return await self._containers.call(shape, content, timeout=timeout)
 

@@ -20,7 +20,7 @@ from .app_process import printable
 from .apps import DEATH_GRACE_S, EXCERPT_CHARS
 from .container import PORT, Failure, RunningContainer
 from .engine import API_S, Engine, EngineError, Plan, in_thread
-from .engine_settings import EngineSettings, container_name, find_engine, full_name
+from .engine_settings import NO_ENGINE, EngineSettings, container_name, find_engine, full_name
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -173,7 +173,7 @@ class Containers:
 
     async def _connect(self) -> Engine:
         if self.url is None:
-            raise EngineError("there is no container engine here (no DOCKER_HOST and no /var/run/docker.sock)")
+            raise EngineError(NO_ENGINE)
         url = self.url
         engine = await in_thread(lambda: Engine(url, self.settings), API_S, "connect")
         if left := await in_thread(engine.sweep, API_S, "sweep"):

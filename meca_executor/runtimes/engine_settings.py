@@ -27,6 +27,7 @@ ALLOWED = {
 }
 DEFAULT_SOCKETS = ("/var/run/docker.sock", "{XDG_RUNTIME_DIR}/docker.sock")
 LABEL = "meca-executor.owner"  #: on everything that we make in an engine: who is to remove it
+NO_ENGINE = "there is no container engine here (no DOCKER_HOST, no /var/run/docker.sock)"
 PLAIN_RUNTIME = "container"  #: what the first MECAnywhere calls the engine's own runtime
 
 

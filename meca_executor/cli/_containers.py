@@ -1,0 +1,114 @@
+"""What `meca gateway` says about containers of an engine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..runtimes.engine_settings import ALLOWED, PULLS, EngineSettings
+from ._arguments import amount, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of containers."""
+    group = parser.add_argument_group(
+        "containers", "Images run on a Docker engine where there is one; needs the extra `containers`."
+    )
+    group.add_argument(
+        "--engine",
+        metavar="URL",
+        help="where the engine is, or 'none' (default: DOCKER_HOST, else /var/run/docker.sock)",
+    )
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="programs on the old SDK, which have no key, may run IMAGE; may be repeated",
+    )
+    group.add_argument(
+        "--runtime",
+        action="append",
+        type=named_runtime,
+        default=[],
+        metavar="NAME=ENGINE_RUNTIME",
+        help="what callers name by runtime=NAME, such as microVM=kata; may be repeated",
+    )
+    group.add_argument(
+        "--pull",
+        choices=PULLS,
+        default=EngineSettings.pull,
+        help="get images from their registry when they are missing (default), always at a container's start, or never",
+    )
+    group.add_argument(
+        "--container-allow",
+        action="append",
+        choices=tuple(ALLOWED),
+        default=[],
+        metavar="WHAT",
+        help=f"lift a limit of containers: {'; '.join(f'{name} (else {rule})' for name, rule in ALLOWED.items())}",
+    )
+    group.add_argument(
+        "--container-idle",
+        type=seconds,
+        default=EngineSettings.idle_s,
+        metavar="S",
+        help="remove a container that has had no call for so long (default %(default)g)",
+    )
+    group.add_argument(
+        "--ready-limit",
+        type=amount,
+        default=EngineSettings.ready_s,
+        metavar="S",
+        help="seconds from a container's start until it is ready (default %(default)g)",
+    )
+    group.add_argument(
+        "--pull-limit",
+        type=amount,
+        default=EngineSettings.pull_s,
+        metavar="S",
+        help="seconds that a pull may take (default %(default)g)",
+    )
+
+
+def engine_settings(args: argparse.Namespace) -> EngineSettings:
+    """Return what the options say.
+
+    Raises:
+        UsageError: A runtime is named twice.
+    """
+    return EngineSettings(
+        url="" if args.engine == "none" else args.engine,
+        runtimes=runtime_table(args.runtime),
+        pull=args.pull,
+        allow=frozenset(args.container_allow),
+        idle_s=args.container_idle,
+        ready_s=args.ready_limit,
+        pull_s=args.pull_limit,
+    )
+
+
+def named_runtime(text: str) -> tuple[str, str]:
+    """Return (name, engine's name) from `NAME=ENGINE_RUNTIME`."""
+    name, equals, runtime = text.partition("=")
+    if not (name and equals and runtime):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=ENGINE_RUNTIME, such as microVM=kata")
+    return name, runtime
+
+
+def runtime_table(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return name -> engine's name.
+
+    Raises:
+        UsageError: A name is given twice.
+    """
+    table: dict[str, str] = {}
+    for name, runtime in pairs:
+        if name in table:
+            raise UsageError(f"--runtime {name} is given twice: {table[name]} and {runtime}")
+        table[name] = runtime
+    return table
