@@ -21,7 +21,7 @@ SUMMARY = "make a container's folder, build its image, try it"
 ACTIONS = ("new", "build", "test")
 
 EPILOG = """\
-  new NAME    make a folder from the template: src/app.py answers, and a Dockerfile, an example and config.json are there
+  new NAME    make a folder from the template: src/app.py that answers, a Dockerfile, an example and config.json
   build DIR   build the image, as `docker build` does
   test DIR    build it, send example_input.bin to a container of it, with the resources in config.json, and compare the
               reply with example_output.bin: as JSON where both are, else byte by byte; prints how they differ
@@ -56,9 +56,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
 
     if args.action == "new":
         path = new_folder(args.folder)
-        out.write(
-            f"{path} is there; change `answer` in src/app.py and the example, then: meca image test {args.folder}\n"
-        )
+        out.write(f"{path} is there; change src/app.py and the example, then: meca image test {args.folder}\n")
         return 0
     from ..client.container import checked_ref
     from ..runtimes.engine_settings import EngineSettings

@@ -89,7 +89,7 @@ class WarmPool:
     """All containers of a gateway and the calls that wait for one.
 
     Args:
-        slots: Containers that start or work at once.
+        slots: Containers that work at once, and beyond which none is started.
         capacity: What the host has of each resource; containers that are alive hold theirs, idle ones too.
         idle_s: Seconds without a call after which a container is removed.
     """

@@ -73,7 +73,7 @@ class Engine:
         self.owner = this_process()
         self._networks: set[str] = set()
         self._lock = threading.Lock()
-        with _told(f"the container engine at {url}"):
+        with _told(f"connect to {url}"):
             options = docker.utils.kwargs_from_env() if os.environ.get("DOCKER_HOST") == url else {"base_url": url}
             self._docker = docker
             self._options = options
@@ -325,4 +325,4 @@ def _told(what: str) -> Iterator[None]:
         missing = error.response is not None and error.response.status_code == 404
         raise engine_said(str(error.explanation or error), missing=missing) from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise EngineError(f"{what}: the container engine does not answer ({error})", passing=True) from error
+        raise EngineError(f"{what}: no answer from the container engine ({error})", passing=True) from error
