@@ -13,7 +13,7 @@ import pytest
 
 from meca_executor.settings import PREFIXES
 
-from .helpers import leaks
+from .helpers import engine, leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,7 @@ def pytest_configure() -> None:
     folder = tempfile.mkdtemp(prefix="t-")  # short: paths of Unix sockets have about 100 characters
     for name in [name for name in os.environ if name.startswith(PREFIXES)]:
         del os.environ[name]
+    engine.remember()
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, "hypothesis")
     os.mkdir(os.environ["HYPOTHESIS_STORAGE_DIRECTORY"])  # now: what comes later is taken for left behind
@@ -40,6 +41,14 @@ def pytest_configure() -> None:
     leaks.mark_this_run()
     # After multiprocessing has removed its own folder in this one (its priority is -100).
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engine.Images]:
+    """Give images made for this run; without an engine the test is skipped, with the reason."""
+    made = engine.Images(tmp_path_factory.mktemp("images"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine",
         metavar="URL",
-        help="where the engine is, or 'none' (default: DOCKER_HOST, else /var/run/docker.sock)",
+        help="where the engine is, or 'none' (default: MECA_ENGINE, DOCKER_HOST or /var/run/docker.sock)",
     )
     group.add_argument(
         "--image",
@@ -82,7 +82,7 @@ def engine_settings(args: argparse.Namespace) -> EngineSettings:
         UsageError: A runtime is named twice.
     """
     return EngineSettings(
-        url="" if args.engine == "none" else args.engine,
+        url=args.engine,
         runtimes=runtime_table(args.runtime),
         pull=args.pull,
         allow=frozenset(args.container_allow),

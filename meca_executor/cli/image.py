@@ -8,12 +8,12 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ContainerFailed, UsageError
+from ..runtimes import engine
 from ._arguments import amount
 
 if TYPE_CHECKING:
     import argparse
 
-    from ..runtimes.engine import Engine
     from ..runtimes.engine_settings import EngineSettings
     from ._image_folder import ImageFolder
 
@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="the container's folder")
     parser.add_argument("--tag", metavar="IMAGE", help="the image's name (default: the folder's)")
     parser.add_argument(
-        "--engine", metavar="URL", help="where the engine is (default: DOCKER_HOST, else /var/run/docker.sock)"
+        "--engine",
+        metavar="URL",
+        help="where the engine is (default: MECA_ENGINE, DOCKER_HOST or /var/run/docker.sock)",
     )
     parser.add_argument(
         "--timeout", type=amount, default=600.0, metavar="S", help="seconds for the reply in a test (default 600)"
@@ -77,33 +79,30 @@ def build(folder: ImageFolder, tag: str, settings: EngineSettings) -> None:
     Raises:
         ContainerFailed: It could not be built; the engine's words are in the text.
     """
-    from ..runtimes.engine import EngineError
-
     try:
-        engine = connected(settings)
+        builder = connected(settings)
         try:
-            for line in engine.build(str(folder.path), tag):
+            for line in builder.build(str(folder.path), tag):
                 sys.stderr.write(line + "\n")
         finally:
-            engine.close()
-    except EngineError as error:
+            builder.close()
+    except engine.EngineError as error:
         raise ContainerFailed(f"{tag} could not be built: {error}") from error
 
 
-def connected(settings: EngineSettings) -> Engine:
+def connected(settings: EngineSettings) -> engine.Engine:
     """Return the engine.
 
     Raises:
         UsageError: There is none, or the `docker` package is not installed.
-        EngineError: It does not answer.
+        engine.EngineError: It does not answer.
     """
-    from ..runtimes.engine import Engine
     from ..runtimes.engine_settings import NO_ENGINE, find_engine
 
     url = find_engine(os.environ, settings)
     if url is None:
         raise UsageError(f"{NO_ENGINE}; start one, or name it with --engine URL")
-    return Engine(url, settings)
+    return engine.Engine(url, settings)
 
 
 def test(folder: ImageFolder, tag: str, settings: EngineSettings, timeout: float, out: TextIO) -> int:

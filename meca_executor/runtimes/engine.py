@@ -158,8 +158,7 @@ class Engine:
     def attach(self, name: str) -> Iterator[tuple[bytes | None, bytes | None]]:
         """Return what a container writes from now on, as pairs of stdout and stderr; it ends with the container."""
         with _told("attach"):
-            stream: Iterator[tuple[bytes | None, bytes | None]] = self._client.attach(name, stream=True, demux=True)
-            return stream
+            return pieces(self._client.attach(name, stream=True, demux=True))
 
     def start(self, name: str) -> str:
         """Start a container and return its address."""
@@ -265,6 +264,16 @@ def host_options(plan: Plan, allow: Iterable[str]) -> dict[str, Any]:
         # Without swap: what does not fit is ended, not slowed down.
         options |= {"mem_limit": limit, "memswap_limit": limit, "shm_size": max(SHARED_BYTES, limit // 2)}
     return options
+
+
+def pieces(stream: Any) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Pass on what comes, and close the connection when no more does."""
+    try:
+        yield from stream
+    finally:
+        with contextlib.suppress(OSError):
+            stream.close()
+        stream._response.close()
 
 
 async def in_thread(work: Callable[[], T], limit: float | None, what: str) -> T:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import UsageError
+from ..settings import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ ALLOWED = {
     "privileges": "no gain of privileges by setuid programs",
     "processes": "512 processes and threads at most",
 }
+NONE = "none"  #: in place of an engine's URL: there is to be none
 DEFAULT_SOCKETS = ("/var/run/docker.sock", "{XDG_RUNTIME_DIR}/docker.sock")
 LABEL = "meca-executor.owner"  #: on everything that we make in an engine: who is to remove it
 NO_ENGINE = "there is no container engine here (no DOCKER_HOST, no /var/run/docker.sock)"
@@ -36,7 +38,8 @@ class EngineSettings:
     """How containers run here.
 
     Attributes:
-        url: Where the engine is, as in DOCKER_HOST; None finds it, "" is for none.
+        url: Where the engine is, as in DOCKER_HOST, or "none"; None looks into MECA_ENGINE and DOCKER_HOST, and for
+            Docker's socket.
         runtimes: A runtime's name, as callers give it -> the engine's name for it.
         pull: When images are pulled: `"missing"`, `"always"` (at each container's start) or `"never"`.
         allow: Names of `ALLOWED` that containers may have after all.
@@ -78,10 +81,9 @@ class EngineSettings:
 
 def find_engine(environ: Mapping[str, str], settings: EngineSettings) -> str | None:
     """Return the URL of the engine that is said to be there, or None; nobody is asked whether it answers."""
-    if settings.url is not None:
-        return settings.url or None
-    if url := environ.get("DOCKER_HOST"):
-        return url
+    url = settings.url or setting("ENGINE", environ) or environ.get("DOCKER_HOST")
+    if url:
+        return None if url == NONE else url
     for pattern in DEFAULT_SOCKETS:
         path = pattern.format_map({"XDG_RUNTIME_DIR": environ.get("XDG_RUNTIME_DIR", "/nowhere")})
         if Path(path).is_socket():

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 #: An app that does as it is told: {"do": name, ...}.
 OBEDIENT = """
-import json, os, signal, socket, subprocess, sys, threading, time
+import json, os, signal, socket, subprocess, sys, threading, time, uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+born = str(uuid.uuid4())
 gate = threading.Barrier(2)
 busy = peak = 0
 lock = threading.Lock()
@@ -37,13 +38,16 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         order = json.loads(body)
         do = order["do"]
-        reply, status = {"pid": os.getpid()}, 200
+        reply, status = {"born": born, "pid": os.getpid()}, 200
         if do == "tell":
             reply = {"argv": sys.argv, "path": sys.path[0], "cwd": os.getcwd(), "name": __name__, "file": __file__,
                      "type": self.headers["Content-Type"], "env": dict(os.environ), "url": self.path}
         elif do == "wait":
             Path(order["begun"]).touch()
             until_exists(order["file"])
+        elif do == "sleep":
+            print("asleep", flush=True)
+            time.sleep(100)
         elif do == "exit":
             os._exit(order["code"])
         elif do == "signal":
@@ -93,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     ThreadingHTTPServer.request_queue_size = 128
-    server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+    server = ThreadingHTTPServer((os.environ["BIND_ADDRESS"], int(os.environ["PORT"])), Handler)
     print("meca-init-done", flush=True)
     server.serve_forever()
 """
