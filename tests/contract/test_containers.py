@@ -106,12 +106,12 @@ def test_it_is_started_once_and_stays_warm(run: Callable[..., None]) -> None:
     run(test)
 
 
-@pytest.mark.parametrize("size", [0, 300_000, 20_000_000])
-def test_any_size_of_request_and_reply(run: Callable[..., None], size: int) -> None:
+def test_any_size_of_request_and_reply(run: Callable[..., None]) -> None:
     async def test(place: Place) -> None:
-        answer = await place.ask("measure", back=size, padding="p" * size)
-        assert answer["length"] >= size
-        assert len(answer["back"]) == size
+        for size in (0, 300_000, 20_000_000):
+            answer = await place.ask("measure", back=size, padding="p" * size)
+            assert answer["length"] >= size
+            assert len(answer["back"]) == size
 
     run(test)
 
