@@ -122,4 +122,4 @@ def as_text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return f"{len(data)} bytes\n" + data[:SHOWN_BYTES].hex(" ", -32)
+        return f"{len(data)} bytes\n" + data[:SHOWN_BYTES].hex("\n", -32)
