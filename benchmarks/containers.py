@@ -2,13 +2,17 @@
 
     python -m benchmarks.containers [--rounds N] [--tasks N] [--peers A,B] [--json FILE] [--plot FOLDER]
 
-The app is the shipped example `sampleserver`, run as a local process. `MecaExecutor` calls it through its embedded
-gateway, which starts it; for the others this script starts the same `src/app.py`, and they post to its port. All
-keep their connections, encode and decode JSON, and have made uncounted calls of both kinds before the clock runs.
+The app is the shipped example `sampleserver`, run as a local process, and then as a container of a Docker engine.
+`MecaExecutor` calls it through its embedded gateway, which starts it; for the others this script starts the same
+`src/app.py`, and they post to its port. All keep their connections, encode and decode JSON, and have made uncounted
+calls of both kinds before the clock runs.
 
 - One at a time: `--tasks` greetings, one after the other; median and 99th percentile.
 - 16 in flight: `--tasks` greetings, at most 16 of them under way. That is the gateway's own limit for one app; beside
   it are 16 threads with a connection each, and an aiohttp session with 16 connections.
+- On Docker (left out without an engine): a first call, split into create, start (with the address), ready (the mark on
+  its output and a connection) and the call itself, beside the `docker` package by hand; then as above. Of ours a
+  container takes one call at a time, so 16 in flight are 16 containers; by hand it is one.
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ from contextlib import closing
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
+from meca_executor.runtimes.container import PORT
 from meca_executor.runtimes.examples import shipped
 
+from . import docker
 from .harness import main
 from .peers import MECA, Peer
 from .questions import Figures, Limit, Options, Part, Question, Script
@@ -51,11 +57,27 @@ def measure(peer: Peer, options: Options) -> Figures:
         return by_threads(port, calls) if peer is HTTP else asyncio.run(by_session(port, calls))
 
 
-def ours(calls: int, workers: int) -> Figures:
+def measure_docker(peer: Peer, options: Options) -> Figures:
+    """Answer the questions about a Docker engine for one peer."""
+    calls = max(2, options.tasks)
+    with docker.engine_with_image() as engine:
+        if peer is MECA:
+            cold = asyncio.run(docker.our_cold_start(engine)).figures()
+            return {**cold, **on_docker(ours(calls, IN_FLIGHT, docker.IMAGE))}
+        with docker.bare_container(engine) as (address, first):
+            return {**first.figures(), **on_docker(by_threads(PORT, calls, address))}
+
+
+def on_docker(figures: Figures) -> Figures:
+    """Return figures under the names that they have in that part."""
+    return {f"docker_{name}": value for name, value in figures.items()}
+
+
+def ours(calls: int, workers: int, ref: str = REF) -> Figures:
     """Return the figures of the executor."""
     from meca_executor import Container, MecaExecutor
 
-    greet = Container(REF)
+    greet = Container(ref)
     with MecaExecutor(max_workers=workers) as executor:
 
         def call(number: int) -> int:
@@ -71,12 +93,12 @@ def ours(calls: int, workers: int) -> Figures:
         return {**p50_and_p99(took), "in_flight": rate(lambda: many(calls), range(calls))}
 
 
-def by_threads(port: int, calls: int) -> Figures:
+def by_threads(port: int, calls: int, address: str = "127.0.0.1") -> Figures:
     """Return the figures of the standard library's client."""
     own = threading.local()
 
     def connect() -> None:
-        own.connection = HTTPConnection("127.0.0.1", port)
+        own.connection = HTTPConnection(address, port)
 
     def post(number: int) -> int:
         own.connection.request("POST", "/", json.dumps(greeting(number)), JSON)
@@ -133,10 +155,24 @@ QUESTIONS = (
     Question("in_flight", f"warm calls, {IN_FLIGHT} in flight", "calls/s", "higher", (Limit(AIOHTTP.name, 0.8),)),
 )
 
+ON_DOCKER = (
+    Question("cold", "Docker: first call, all", "ms", "lower", (Limit(HTTP.name, 1.3),)),
+    Question("cold_create", "Docker: first call, create", "ms", "lower"),
+    Question("cold_start", "Docker: first call, start", "ms", "lower"),
+    Question("cold_ready", "Docker: first call, ready", "ms", "lower"),
+    Question("cold_first", "Docker: first call, the call", "ms", "lower"),
+    Question("docker_p50", "Docker: warm call, one at a time, p50", "µs", "lower", (Limit(HTTP.name, 1.3),)),
+    Question("docker_p99", "Docker: warm call, one at a time, p99", "µs", "lower"),
+    Question("docker_in_flight", f"Docker: warm calls, {IN_FLIGHT} in flight", "calls/s", "higher"),
+)
+
 SCRIPT = Script(
     name="containers",
     purpose="Warm calls of a local app through MecaExecutor, beside bare HTTP to the same app.",
-    parts=(Part("containers", QUESTIONS, (HTTP, AIOHTTP, MECA), measure),),
+    parts=(
+        Part("containers", QUESTIONS, (HTTP, AIOHTTP, MECA), measure),
+        Part("docker", ON_DOCKER, (HTTP, MECA), measure_docker),
+    ),
     controls=(HTTP, AIOHTTP),
     tasks=2_000,
 )
