@@ -100,10 +100,12 @@ class Gateway:
         self._guardian = Guardian(environ)
         local = Apps({**examples, **apps}, environ=environ, guardian=self._guardian)
         containers = Containers(engine or EngineSettings(), slots, capacity)
-        everything = AppsAndContainers(local, containers, examples.keys() - set(map(with_tag, apps)))
         keeper = None if journal is None else Durable(journal)
-        self._owners = Owners(keys, trust_all_keys, RUNNERS - set(map(with_tag, apps)))
-        why_not = self._owners.why_not
+        named = set(map(with_tag, apps))
+        owners = self._owners = Owners(keys, trust_all_keys, RUNNERS - named)
+        everything = AppsAndContainers(local, containers, examples.keys() - named, owners.why_not)
+        # Of containers only those that are processes of this user's are refused, and that is known where they are run.
+        why_not = lambda ref: owners.why_not() if ref is None else None  # noqa: E731
         self._hub = Hub(Broker(slots), everything, capacity, trusting, keeper=keeper, why_not=why_not)
         self._hub.start(Processes(self._hub, environ, self._guardian, raise_descriptor_limit()), ready_workers)
         if journal is not None and keeper is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 START_S = 60.0  #: a gateway on a very busy machine may take long, not for ever
-END_S = 10.0
+END_S = 30.0  #: an engine may take long to remove containers
 CODE = (
     "import sys; sys.path[:] = filter(None, sys.path); "  # what lies in the working directory is not for import
     "import json; config = json.loads(sys.stdin.buffer.readline()); sys.path[:] = config['path']; "

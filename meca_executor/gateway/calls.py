@@ -58,7 +58,7 @@ class ContainerCalls:
             async with session.gate:
                 await self._written_down(session, record)
                 began = time.monotonic()
-                status, payload = await self.ask(options, record[3])
+                status, payload = await self.ask(options, record[3], session.owner)
         finally:
             session.calls.pop(record[0], None)
         micros = min(int((time.monotonic() - began) * 1e6), MICROS_MAX)
@@ -76,7 +76,7 @@ class ContainerCalls:
         if call.cancelled():
             self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
 
-    async def ask(self, options: Options, content: bytes) -> tuple[Status, bytes]:
+    async def ask(self, options: Options, content: bytes, owner: str) -> tuple[Status, bytes]:
         """Return how a container's call ended, and its reply or why not."""
         assert options.container_ref is not None
         if (refusal := self._refused.get(options.container_ref)) is not None:
@@ -88,6 +88,7 @@ class ContainerCalls:
                 timeout=options.timeout,
                 runtime=options.runtime,
                 resource=options.resource,
+                owner=owner,
             )
             return Status.REPLY, reply
         except ContainerFailed as error:

@@ -186,7 +186,7 @@ class DesktopFront:
         if (why := why_never(resource, self._capacity)) is not None:
             return Status.NO_HOST, why.encode()
         options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime, resource=resource)
-        return await self._hub.calls.ask(options, job.content.encode("utf-8", "surrogatepass"))
+        return await self._hub.calls.ask(options, job.content.encode("utf-8", "surrogatepass"), old.NAMESPACE)
 
     # -- sending ----------------------------------------------------------------------------------
 

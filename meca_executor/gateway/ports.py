@@ -65,8 +65,9 @@ class ContainerRuntime(Protocol):
         timeout: float | None = None,
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
+        owner: str = "",
     ) -> bytes:
-        """Return a container's reply.
+        """Return a container's reply; no other owner's calls have been in the same one of an engine.
 
         Raises:
             NoHostFits: No such container here, no such runtime, or not enough of a resource.

@@ -25,6 +25,7 @@ class Shape(NamedTuple):
     image: str
     runtime: str | None = None
     resource: tuple[tuple[str, float], ...] = ()  #: sorted pairs of `cpu` (cores), `memory` (MiB), `gpu`
+    owner: str = ""  #: whose calls it takes: what one leaves in a container is not for another to find
 
     @property
     def gpus(self) -> int:

@@ -12,7 +12,7 @@ from ..errors import NoHostFits
 from .engine_settings import NO_ENGINE, PLAIN_RUNTIME, full_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .apps import Apps
     from .containers import Containers
@@ -27,10 +27,18 @@ class AppsAndContainers:
         apps: Local apps.
         containers: Those of the engine.
         examples: Names of local apps that nobody asked for: an image of that name goes before.
+        why_not: Says why a local app, which is a process of this user's, is not run; None when it is.
     """
 
-    def __init__(self, apps: Apps, containers: Containers, examples: Iterable[str]) -> None:
+    def __init__(
+        self,
+        apps: Apps,
+        containers: Containers,
+        examples: Iterable[str],
+        why_not: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
         self._apps = apps
+        self._why_not = why_not
         self._containers = containers
         self._examples = {full_name(ref) for ref in examples}
         self._looked: dict[str, tuple[bool, float]] = {}  #: example -> whether it is an image, until when
@@ -43,9 +51,12 @@ class AppsAndContainers:
         timeout: float | None = None,
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
+        owner: str = "",
     ) -> bytes:
         """Return a container's reply, as `gateway.ports.ContainerRuntime` has it."""
         if self._apps.knows(ref) and not await self._is_image(ref):
+            if (why := self._why_not(ref)) is not None:
+                raise NoHostFits(why)
             if runtime not in (None, PLAIN_RUNTIME):
                 raise NoHostFits(
                     f"{ref} is a local app here, which has no runtime {runtime!r}; that is for containers of an engine"
@@ -53,7 +64,7 @@ class AppsAndContainers:
             return await self._apps.call(ref, content, timeout=timeout)
         if self._containers.url is None:
             raise NoHostFits(f"{self._apps.why_unknown(ref)}; {NO_ENGINE}")
-        shape = self._containers.shape_of(ref, runtime, resource or {})
+        shape = self._containers.shape_of(ref, runtime, resource or {}, owner)
         return await self._containers.call(shape, content, timeout=timeout)
 
     async def _is_image(self, ref: str) -> bool:

@@ -65,8 +65,8 @@ class Containers:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def shape_of(self, ref: str, runtime: str | None, resource: Mapping[str, float]) -> Shape:
-        """Return what container a call needs.
+    def shape_of(self, ref: str, runtime: str | None, resource: Mapping[str, float], owner: str = "") -> Shape:
+        """Return what container a call of this owner needs.
 
         Raises:
             NoHostFits: This host has too little, or no such runtime.
@@ -81,7 +81,7 @@ class Containers:
                 f"no runtime {runtime!r} here (known: {known}); the gateway's operator names it: "
                 f"meca gateway --runtime {runtime}=ENGINE_RUNTIME"
             ) from None
-        return Shape(full_name(ref), engine_runtime, tuple(sorted((k, v) for k, v in resource.items() if v)))
+        return Shape(full_name(ref), engine_runtime, tuple(sorted((k, v) for k, v in resource.items() if v)), owner)
 
     async def call(self, shape: Shape, content: bytes, *, timeout: float | None = None) -> bytes:
         """Return a container's reply to one input.
@@ -128,7 +128,7 @@ class Containers:
             status, reply = await container.connections.post(PORT, content, timeout)
         except asyncio.TimeoutError:
             text = f"{container.name} gave no reply within the timeout of {timeout:g} s and is stopped"
-            raise TaskTimeout(text) from None
+            raise TaskTimeout(f"{text}; {container.last_lines()}") from None
         except Unreachable as error:
             over = await container.until_over(DEATH_GRACE_S)
             raise lost(container, None if over else f"takes no connections any more ({error})") from error

@@ -168,6 +168,33 @@ def test_runtimes_have_the_operators_names(ref: str) -> None:
     run(test, runtimes={"plain": "runc", "wrong": "nothing-such"})
 
 
+def test_owners_have_containers_of_their_own(ref: str) -> None:
+    async def test(containers: Containers) -> None:
+        lives = []
+        for owner in ("one", "two", "one"):
+            reply = await containers.call(containers.shape_of(ref, None, {}, owner), b'{"do": "pid"}')
+            lives.append(json.loads(reply)["born"])
+        assert lives[0] == lives[2] != lives[1]
+
+    run(test)
+
+
+def test_a_gpu_is_asked_of_the_engine(ref: str) -> None:
+    """Which says so when it has no driver for one."""
+
+    async def test(containers: Containers) -> None:
+        containers._capacity = containers._pool.capacity = {"gpu": 1}
+        try:
+            await ask(containers, ref, "pid", resource={"gpu": 1})
+        except ContainerFailed as error:
+            assert "could not be started" in str(error) and "gpu" in str(error)
+        else:
+            requests = (await asyncio.to_thread(host_config, ref))["DeviceRequests"]
+            assert requests[0]["DeviceIDs"] == ["0"]
+
+    run(test)
+
+
 def test_one_that_dies_alone_is_not_used(ref: str) -> None:
     """Killed from outside between two calls: the next one gets another."""
 

@@ -40,6 +40,7 @@ class Containers:
         timeout: float | None = None,
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
+        owner: str = "",
     ) -> bytes:
         self.running += 1
         self.most = max(self.most, self.running)

@@ -64,6 +64,8 @@ def test_another_shape_is_another_container() -> None:
     pool.done(1, 0.0, reusable=True)
     assert starts(pool.ask(2, B)) == [B]
     assert starts(pool.ask(3, A._replace(runtime="kata"))) == [A._replace(runtime="kata")]
+    pool = pool_of()
+    assert starts(pool.ask(1, A)) + starts(pool.ask(2, A._replace(owner="other"))) == [A, A._replace(owner="other")]
 
 
 def test_idle_ones_are_removed_after_their_time() -> None:
