@@ -89,6 +89,9 @@ def test_a_call_that_ended_badly_ends_its_container() -> None:
     assert pool.done(1, 1.0, reusable=False) == [Remove(1)]
     assert starts(pool.ask(2, A)) == [A]
     assert pool.gone(1) == []
+    pool.started(2, 2.0)
+    pool.ask(3, A)
+    assert pool.done(2, 3.0, reusable=False) == [Remove(2), Start(3, A, ())]  # who waits need not wait for its end
 
 
 def test_one_that_ended_by_itself_takes_no_call() -> None:
