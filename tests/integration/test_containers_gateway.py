@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from meca_executor import Container, ContainerFailed, MecaExecutor, NoHostFits, TaskKilled, WorkerDied
 from meca_executor.keys import read_keys
 from meca_executor.runtimes.engine import Engine
-from meca_executor.runtimes.engine_settings import LABEL, EngineSettings, start_of
+from meca_executor.runtimes.engine_settings import LABEL, EngineSettings
 from meca_executor.settings import default_key_file
 from tests.helpers import engine
 from tests.helpers.processes import children
@@ -84,16 +83,18 @@ def test_functions_in_a_container(runner: str) -> None:
     assert seen["env"] == {}
 
 
-def test_kill_ends_what_runs_inside(runner: str) -> None:
+def test_kill_ends_what_runs_inside(images: engine.Images, engine_url: str) -> None:
     """At once; the container is gone, and the next call has another."""
-    with MecaExecutor(1) as ex:
-        inside = ex.options(container_ref=runner)
-        born = inside.submit(start_of, 1).result(LIMIT)
-        future = inside.submit(time.sleep, 1000)
-        wait_until(lambda: future.running(), "it runs", LIMIT)
+    obedient = Container(images.of_source("obedient", OBEDIENT))
+    with MecaExecutor(1) as ex, contextlib.closing(Engine(engine_url, EngineSettings())) as one:
+        born = ex.submit(obedient, {"do": "pid"}).result(LIMIT)["born"]
+        (name,) = (each["Id"] for each in one._client.containers(filters={"ancestor": obedient.ref}))
+        future = ex.submit(obedient, {"do": "sleep"})
+        wait_until(lambda: b"asleep" in one._client.logs(name), "it runs", LIMIT)
         assert ex.kill(future)
         assert isinstance(future.exception(LIMIT), TaskKilled)
-        assert inside.submit(start_of, 1).result(LIMIT) != born
+        assert ex.submit(obedient, {"do": "pid"}).result(LIMIT)["born"] != born
+        wait_until(lambda: not one._client.containers(filters={"id": name}), "it is gone", LIMIT)
 
 
 def test_an_image_goes_before_a_shipped_example(images: engine.Images, engine_url: str) -> None:
