@@ -93,25 +93,31 @@ class WarmPool:
         slots: Containers that work at once, and beyond which none is started.
         capacity: What the host has of each resource; containers that are alive hold theirs, idle ones too.
         idle_s: Seconds without a call after which a container is removed.
+        patience_s: Seconds that a call waits for a container that is ready before another one is started for it: a
+            start takes longer than many a call.
     """
 
     slots: int
     capacity: Mapping[str, float]
     idle_s: float
+    patience_s: float = 0.0
     containers: dict[int, Warm] = field(default_factory=dict)
     waiting: dict[int, Shape] = field(default_factory=dict)  #: call -> what it needs, in the order in which they came
+    _since: dict[int, float] = field(default_factory=dict)  #: call -> when it came
+    _now: float = 0.0
     _next: int = 1
 
     # -- what happens -----------------------------------------------------------------------------
 
-    def ask(self, call: int, shape: Shape) -> list[Todo]:
+    def ask(self, call: int, shape: Shape, now: float = 0.0) -> list[Todo]:
         """A call needs a container."""
         self.waiting[call] = shape
+        self._since[call] = self._now = max(now, self._now)
         return self._assign()
 
     def withdraw(self, call: int, now: float) -> list[Todo]:
         """A call is given up while it waits, or before it was begun."""
-        if self.waiting.pop(call, None) is None:
+        if self._no_more(call) is None:
             return self.done(call, now, reusable=True)
         return self._assign()
 
@@ -120,6 +126,7 @@ class WarmPool:
         one = self.containers.get(number)
         if one is None or one.state is not State.STARTING:
             return []
+        self._now = max(now, self._now)
         one.state, one.since = State.IDLE, now
         return self._assign()
 
@@ -137,7 +144,7 @@ class WarmPool:
         others = any(other.shape == one.shape and other.state is not State.ENDING for other in self.containers.values())
         victims = mine[:1] if others else mine
         for call in victims:
-            del self.waiting[call]
+            self._no_more(call)
         return [*(Fail(call, why) for call in victims), *self._assign()]
 
     def done(self, call: int, now: float, *, reusable: bool) -> list[Todo]:
@@ -145,7 +152,7 @@ class WarmPool:
         one = next((one for one in self.containers.values() if one.call == call), None)
         if one is None or one.state is not State.BUSY:
             return []
-        one.call = None
+        one.call, self._now = None, max(now, self._now)
         if reusable:
             one.state, one.since = State.IDLE, now
             return self._assign()
@@ -165,17 +172,21 @@ class WarmPool:
         return self._assign()
 
     def tick(self, now: float) -> list[Todo]:
-        """Remove what has been idle for too long."""
-        return [self._end(one) for one in self._idle() if one.since + self.idle_s <= now]
+        """Remove what has been idle for too long, and start one for who has waited for long enough."""
+        self._now = max(now, self._now)
+        return [*(self._end(one) for one in self._idle() if one.since + self.idle_s <= now), *self._assign()]
 
     @property
     def next_due(self) -> float | None:
-        """When `tick` has something to do; None while nothing is idle."""
-        return min((one.since + self.idle_s for one in self._idle()), default=None)
+        """When `tick` has something to do; None while there is nothing."""
+        waits = (
+            self._since[call] + self.patience_s for call, shape in self.waiting.items() if self._is_patient(call, shape)
+        )
+        return min((*(one.since + self.idle_s for one in self._idle()), *waits), default=None)
 
     def close(self, why: Any) -> list[Todo]:
         """End everything."""
-        calls, self.waiting = list(self.waiting), {}
+        calls, self.waiting, self._since = list(self.waiting), {}, {}
         alive = [one for one in self.containers.values() if one.state is not State.ENDING]
         return [*(Fail(call, why) for call in calls), *(self._end(one) for one in alive)]
 
@@ -192,15 +203,26 @@ class WarmPool:
                 break
             if (warm := self._latest_idle(shape)) is not None:
                 warm.state, warm.call = State.BUSY, call
-                del self.waiting[call]
+                self._no_more(call)
                 todo.append(Give(call, warm.number))
             elif coming.get(shape, 0):
                 coming[shape] -= 1  # one is on its way for it
+            elif self._is_patient(call, shape):
+                continue
             elif self._count(State.BUSY, State.STARTING) >= self.slots or not self._make_room(shape, todo):
                 break
             else:
                 todo.append(self._start(shape))
         return todo
+
+    def _no_more(self, call: int) -> Shape | None:
+        self._since.pop(call, None)
+        return self.waiting.pop(call, None)
+
+    def _is_patient(self, call: int, shape: Shape) -> bool:
+        if self._now >= self._since[call] + self.patience_s:
+            return False
+        return any(one.shape == shape and one.state in (State.IDLE, State.BUSY) for one in self.containers.values())
 
     def _start(self, shape: Shape) -> Start:
         used = {gpu for one in self.containers.values() for gpu in one.gpus}

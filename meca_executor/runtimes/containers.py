@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
 SAY_S = 2.0  #: between two lines about how far a pull is
+PATIENCE_S = 0.2  #: about a third of what a start takes
 CLOSE_S = 20.0  #: for all containers to be removed at the end
 CLOSING = Failure("no container is started any more: the gateway is closing")
 
@@ -49,7 +50,7 @@ class Containers:
         self.settings = settings
         self.url = find_engine(os.environ, settings)
         self._capacity = capacity
-        self._pool = WarmPool(slots, capacity, settings.idle_s)
+        self._pool = WarmPool(slots, capacity, settings.idle_s, PATIENCE_S)
         self._numbers = itertools.count(1)
         self._engine: Engine | None = None
         self._opening: asyncio.Task[Engine] | None = None
@@ -102,7 +103,7 @@ class Containers:
             raise failed(CLOSING)
         loop, number = asyncio.get_running_loop(), next(self._numbers)
         given = self._given[number] = loop.create_future()
-        self._do(self._pool.ask(number, shape))
+        self._do(self._pool.ask(number, shape, loop.time()))
         try:
             container = await given
         except asyncio.CancelledError:
@@ -213,8 +214,12 @@ class Containers:
                 self._running[todo.container].stop()
             elif isinstance(todo, Fail) and (given := self._given.get(todo.call)) is not None and not given.done():
                 given.set_exception(failed(todo.why))
-        if self._clock is None and (due := self._pool.next_due) is not None and not self._closed:
-            self._clock = asyncio.get_running_loop().call_at(due, self._tick)
+        if (due := self._pool.next_due) is not None and not self._closed:
+            if self._clock is not None and due < self._clock.when():
+                self._clock.cancel()
+                self._clock = None
+            if self._clock is None:
+                self._clock = asyncio.get_running_loop().call_at(due, self._tick)
 
     def _give(self, todo: Give) -> None:
         given = self._given.get(todo.call)

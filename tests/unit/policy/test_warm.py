@@ -57,6 +57,20 @@ def test_a_free_container_serves_who_waits_for_a_start() -> None:
     assert pool.ask(3, A) == [Give(3, 2)]
 
 
+def test_short_calls_wait_for_the_warm_one() -> None:
+    """Another container is started for a call that has waited, not for one that would be done before it is ready."""
+    pool = WarmPool(2, {}, idle_s=60.0, patience_s=0.2)
+    pool.ask(1, A, 10.0)
+    pool.started(1, 10.0)
+    assert pool.ask(2, A, 10.1) == []
+    assert pool.next_due == pytest.approx(10.3)
+    assert starts(pool.ask(3, B, 10.1)) == [B]  # there is none that it could wait for
+    assert pool.done(1, 10.2, reusable=True) == [Give(2, 1)]
+    assert pool.ask(4, A, 10.2) == []
+    assert starts(pool.failed(2, "why")) == []
+    assert starts(pool.tick(10.5)) == [A]
+
+
 def test_another_shape_is_another_container() -> None:
     pool = pool_of()
     pool.ask(1, A)
