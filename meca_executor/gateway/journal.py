@@ -158,7 +158,7 @@ class Journal:
             if file.name not in mentioned:
                 file.unlink()
         columns = "id, owner, cap, per_worker, birth, received, sent, name, holder, who, since"
-        rows = base.execute(f"SELECT {columns} FROM sessions").fetchall()
+        rows = base.execute(f"SELECT {columns} FROM sessions").fetchall()  # nosec B608 # our own words
         self._files &= set(map(int, mentioned))
         return [SavedSession(*row) for row in rows]
 

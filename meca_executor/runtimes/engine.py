@@ -250,7 +250,7 @@ def host_options(plan: Plan, allow: Iterable[str]) -> dict[str, Any]:
     options: dict[str, Any] = {"runtime": plan.runtime}
     if not allowed["writes"]:
         # `exec`: programs that compile themselves do it there.
-        options |= {"read_only": True, "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}}
+        options |= {"read_only": True, "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}}  # nosec B108 # of its own
     if not allowed["capabilities"]:
         options["cap_drop"] = ["ALL"]
     if not allowed["privileges"]:
