@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .errors import GatewayRefused as GatewayRefused
     from .errors import GatewayUnreachable as GatewayUnreachable
     from .errors import InitializerFailed as InitializerFailed
+    from .errors import KernelBusy as KernelBusy
+    from .errors import KernelEnded as KernelEnded
+    from .errors import KernelError as KernelError
     from .errors import MecaError as MecaError
     from .errors import NoHostFits as NoHostFits
     from .errors import ProtocolMismatch as ProtocolMismatch
@@ -65,6 +68,9 @@ _HOMES = {
             "GatewayRefused",
             "GatewayUnreachable",
             "InitializerFailed",
+            "KernelBusy",
+            "KernelEnded",
+            "KernelError",
             "MecaError",
             "NoHostFits",
             "ProtocolMismatch",

@@ -18,6 +18,9 @@ __all__ = [
     "GatewayRefused",
     "GatewayUnreachable",
     "InitializerFailed",
+    "KernelBusy",
+    "KernelEnded",
+    "KernelError",
     "MecaError",
     "NoHostFits",
     "ProtocolMismatch",
@@ -171,6 +174,29 @@ class UntrustedResult(TaskError):
 
     The text names the type and the way out.
     """
+
+    __module__ = "meca_executor"
+
+
+class KernelError(MecaError):
+    """A kernel cannot be had, or cannot do what it was asked for; the text says why."""
+
+    __module__ = "meca_executor"
+
+
+class KernelEnded(KernelError):
+    """The kernel is no more, or died during the run; the text says why.
+
+    `result` is what the run had printed until then, where there is a run.
+    """
+
+    __module__ = "meca_executor"
+
+    result: object = None
+
+
+class KernelBusy(KernelError):
+    """The kernel runs something else, and what was asked for can be answered between runs only."""
 
     __module__ = "meca_executor"
 

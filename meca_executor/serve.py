@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import UsageError
 from .gateway.books import History
 from .gateway.broker import Broker
+from .gateway.desk import Desk
 from .gateway.desktop import with_tag
 from .gateway.durable import Durable
 from .gateway.hub import Hub
 from .gateway.owners import Owners
 from .gateway.server import Server
+from .kernels.service import KernelService
 from .runtimes.apps import Apps
 from .runtimes.choice import AppsAndContainers
 from .runtimes.containers import Containers
@@ -112,7 +114,8 @@ class Gateway:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
         old_dialect = None if trusting or exposed else (frozenset(map(with_tag, [*apps, *images])), capacity)
-        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy)
+        self._desk = Desk(KernelService(os.environ))
+        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
         self.slots = slots
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
@@ -121,6 +124,11 @@ class Gateway:
         """Start to serve, over TLS if there is something to do it with; returns the port."""
         return await self._server.listen(host, port, tls)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody is connected, or will be back, and no kernel is kept."""
+        return not self._hub.sessions and self._desk.quiet
+
     def refuse(self, text: str) -> None:
         """Tell every client why there is no gateway any more."""
         self._server.refuse_all(text)
@@ -128,7 +136,7 @@ class Gateway:
     async def close(self, grace: float = 0.0) -> bool:
         """End everything, after what is under way when it ends within `grace` seconds; whether it did."""
         done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
-        await self._hub.close()
+        await asyncio.gather(self._hub.close(), self._desk.close())
         await self._server.close()
         self._guardian.close()
         return done
@@ -184,7 +192,7 @@ async def _embedded(config: dict[str, Any]) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     parent = os.getppid()
     slots = config["workers"] or core_count()
-    ready = min(slots, core_count())
+    ready = min(slots, core_count()) if config.get("ready", True) else 0
     gateway = Gateway({EMBEDDED_KEY: config["token"]}, slots, config["apps"], ready, trusting=True)
     port = await gateway.listen("127.0.0.1", 0)
     sys.stdout.write(json.dumps({"port": port, "slots": gateway.slots}) + "\n")

@@ -29,9 +29,13 @@ KEY = "embedded"  #: as serve.EMBEDDED_KEY
 
 
 class EmbeddedGateway:
-    """A running child; made before anything heavy is imported, so that both sides start at once."""
+    """A running child; made before anything heavy is imported, so that both sides start at once.
 
-    def __init__(self, workers: int | None, apps: Mapping[str, str]) -> None:
+    Args:
+        ready: Start worker processes before anyone asks.
+    """
+
+    def __init__(self, workers: int | None, apps: Mapping[str, str], *, ready: bool = True) -> None:
         self.token = secrets.token_urlsafe(32)
         self._errors = tempfile.TemporaryFile()
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
@@ -47,6 +51,7 @@ class EmbeddedGateway:
             "token": self.token,
             "workers": workers,
             "apps": dict(apps),
+            "ready": ready,
             "path": import_path(),
         }
         assert self._popen.stdin is not None

@@ -14,7 +14,7 @@ import socketio
 from aiohttp import web
 
 from ..settings import HELLO_LIMIT, KEY_LIMIT, NAME_LIMIT
-from ..wire import probe, proof, segments
+from ..wire import kernels, probe, proof, segments
 from ..wire.desktop import NAMESPACE as OLD_NAMESPACE
 from ..wire.stream import FRAME_LIMIT
 from .desktop import DesktopFront
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..wire.tap import Tap
+    from .desk import Desk, Visitor
     from .door import Visit
     from .hub import Hub
     from .owners import Owners
@@ -54,7 +55,8 @@ class Connection:
     secret: str = ""  #: that the client proved to have
     asked: bool = False  #: its hello has come
     deadline: asyncio.TimerHandle | None = None
-    session: Session | None = None
+    place: Hub | Desk | None = None  #: where its session is
+    session: Session | Visitor | None = None
     outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
     sender: asyncio.Task[None] | None = None
     closing: bool = False
@@ -71,6 +73,7 @@ class Server:
         slots: Tasks that run at once.
         old_dialect: Serve that on `/` too: the names of the containers that may be run, and this host's capacity.
         behind_proxy: Something in front ends TLS and names clients' addresses.
+        desk: Where the sessions of those are who use kernels; None where there are no kernels.
     """
 
     def __init__(
@@ -80,10 +83,12 @@ class Server:
         slots: int,
         old_dialect: tuple[frozenset[str], Mapping[str, float]] | None = None,
         behind_proxy: bool = False,
+        desk: Desk | None = None,
     ) -> None:
         self._hub = hub
         self._owners = owners
         self._refusing = False  # functions, as the operator was told
+        self._desk = desk
         self._revoked: dict[str, str] = {}  # access key -> secret, as it was
         self._slots = slots
         self._connections: dict[str, Connection] = {}
@@ -186,17 +191,17 @@ class Server:
             log.warning("refused a client: %s", refusal.text)
             self._refuse(connection, refusal)
 
-    def _on_frame(self, connection: Connection, session: Session, frame: bytes) -> None:
+    def _on_frame(self, connection: Connection, place: Any, session: Any, frame: bytes) -> None:
         if connection.closing:
             return
         try:
-            self._hub.on_frame(session, frame)
+            place.on_frame(session, frame)
         except Exception as error:
             if not isinstance(error, (ValueError, KeyError)):
                 log.exception("a frame could not be taken in")
             log.warning("a client sent what cannot be read: %s", error)
             self._refuse(connection, Refusal("protocol", f"the gateway could not read a frame: {error}"))
-            self._hub.end(session)
+            place.end(session)
 
     # -- proof ------------------------------------------------------------------------------------
 
@@ -212,9 +217,9 @@ class Server:
         connection.key, connection.secret = str(key), secret
         welcome = self._welcome(connection, str(key), proof.from_text(text))
         signature = proof.gateway_proof(secret, connection.nonce, nonce, welcome)
-        assert connection.session is not None
+        place: Any = connection.place
         said = {"welcome": welcome, "proof": signature}
-        self._hub.when_kept(connection.session, partial(self._greet, connection, connection.session, said))
+        place.when_kept(connection.session, partial(self._greet, connection, said))
 
     def _check_proof(self, connection: Connection, key: str, nonce: str, text: str, given: object) -> str:
         """Return the secret that a client has shown to know; raises Refusal when it has not."""
@@ -232,10 +237,12 @@ class Server:
         guard.failed(address, key, now)
         raise Refusal("key", wrong_key(key[:32]))
 
-    def _greet(self, connection: Connection, session: Session, welcome: dict[str, str]) -> None:
+    def _greet(self, connection: Connection, welcome: dict[str, str]) -> None:
         if connection.sid in self._connections and not connection.closing:
             self._send(connection, proof.WELCOME, welcome)
-            self._hub.connect(session, connection.tap.send, connection.received if connection.resumed else 0)
+            place: Any = connection.place
+            received = connection.received if connection.resumed else 0
+            place.connect(connection.session, connection.tap.send, received)
 
     def _welcome(self, connection: Connection, key: str, hello: dict[str, Any]) -> str:
         if hello.get("protocol") != proof.PROTOCOL:
@@ -247,7 +254,8 @@ class Server:
         name, wanted, per_worker = hello.get("session"), hello.get("max_workers"), hello.get("max_tasks_per_child")
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
-        sessions, claim, owner = self._hub.sessions, claim_of(hello, name), self._owners.owner(key)
+        place, claim, owner = self._place(hello.get("purpose")), claim_of(hello, name), self._owners.owner(key)
+        sessions: Mapping[str, Session | Visitor] = place.sessions
         known = name if claim is None else named_id(owner, claim.name)
         if known not in sessions and sum(other.key == key for other in sessions.values()) >= SESSIONS:
             raise Refusal(
@@ -260,14 +268,14 @@ class Server:
         slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = self._hub.attach(name, owner, slots, per_worker, str(hello.get("birth", "")), claim)
+            session, resumed = place.attach(name, owner, slots, per_worker, str(hello.get("birth", "")), claim)
         except SessionRefused as error:
             raise Refusal("taken" if isinstance(error, SessionInUse) else "session", str(error)) from None
         session.key = key
         if claim is not None and not resumed:
             self._expel(session)
-        connection.session, connection.resumed = session, resumed
-        connection.tap.on_frame = partial(self._on_frame, connection, session)
+        connection.place, connection.session, connection.resumed = place, session, resumed
+        connection.tap.on_frame = partial(self._on_frame, connection, place, session)
         if connection.deadline is not None:
             connection.deadline.cancel()
         fields = {
@@ -279,22 +287,29 @@ class Server:
             "python": platform.python_version(),
             "memory": self._memory(str(hello.get("memory", "")), session),
             "lends": not self._hub.durable and segments.available() and claim is None,
-            "generation": session.now.number,
+            "generation": session.now.number if isinstance(session, Session) else 0,
             "no_functions": self._owners.why_not(),
             **limits(),
         }
         return proof.to_text(fields)
 
-    def _expel(self, session: Session) -> None:
+    def _expel(self, session: Session | Visitor) -> None:
         """Another client has the session now."""
         for other in list(self._connections.values()):
             if other.session is session:
                 other.session = None
                 self._refuse(other, Refusal("taken", "another client has the session now"))
 
-    def _memory(self, offer: str, session: Session) -> list[str | None]:
+    def _place(self, purpose: object) -> Hub | Desk:
+        if purpose is None:
+            return self._hub
+        if purpose != kernels.PURPOSE or self._desk is None:
+            raise Refusal("protocol", f"this gateway has no sessions for {str(purpose)[:40]!r}")
+        return self._desk
+
+    def _memory(self, offer: str, session: Session | Visitor) -> list[str | None]:
         """What shows that client and gateway can read each other's memory; nothing where values outlive one of them."""
-        if self._probe is None or self._hub.durable or session.tenure is not None:
+        if self._probe is None or self._hub.durable or not isinstance(session, Session) or session.tenure is not None:
             return [None, None]
         return [self._probe.offer(), probe.answer(offer)]
 
@@ -318,9 +333,13 @@ class Server:
             log.warning("access key %s was revoked; its client is disconnected", connection.key[:32])
             self._refuse(connection, Refusal("key", revoked(connection.key)))
             if session.send in (None, connection.tap.send):
-                self._hub.end(session)
-        for session in [session for session in self._hub.sessions.values() if session.key not in known]:
-            self._hub.end(session)
+                connection.place.end(session)  # type: ignore[union-attr,arg-type]  # its own place
+        places: list[Any] = [self._hub, *([] if self._desk is None else [self._desk])]
+        for place in places:
+            for session in [session for session in place.sessions.values() if session.key not in known]:
+                place.end(session)
+        if self._desk is not None:
+            self._desk.revoked(map(self._owners.owner, known))
 
     def _is_old(self, request: web.Request) -> bool:
         """Whether a websocket's client is on `/`."""
@@ -375,4 +394,5 @@ class Server:
         if connection.deadline is not None:
             connection.deadline.cancel()
         if connection.session is not None:
-            self._hub.detach(connection.session, connection.tap.send)
+            place: Any = connection.place
+            place.detach(connection.session, connection.tap.send)

@@ -60,6 +60,7 @@ class Kind(IntEnum):
     NAMES = 20  # task id, Reading, -, the name that its user gave it; of tasks of a session that has a name itself
     LISTING = 21  # task id, Reading, State, its name: all tasks of such a session
     FETCH = 22  # task id, -, -, nothing: its outcome is wanted, now or when it comes
+    KERNEL = 15  # in sessions of kernels only, see wire/kernels.py
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox

@@ -1,0 +1,356 @@
+"""A kernel on this host: its folder, its engine, its runs one after the other, its terminals, and why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KernelEnded, KernelError
+from .batch import SnippetEngine, Steps
+from .jupyter import JupyterEngine
+from .runs import INTERRUPTED, OURS, Engine, Outcome, Run
+from .tape import Reader
+from .terminal import Terminal
+from .workfolder import WorkFolder, changed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .languages import Found
+    from .runs import Limits
+    from .tape import Tape
+
+LOG_BYTES = 4 << 20  #: of all output, for get_logs
+RUNS_KEPT = 16  #: finished runs whose output can be had again
+QUEUED = 1000  #: runs that may wait
+TERMINALS = 16
+
+
+class HostedKernel:
+    """One kernel; `start` makes it ready, `end` takes it away.
+
+    Args:
+        owner: The access key that it belongs to.
+        token: Its name; None for a temporary one.
+        found: Its language.
+        limits: What it may use.
+        environ: The environment of its processes.
+        on_end: Told when it ended, by whatever.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        token: str | None,
+        found: Found,
+        limits: Limits,
+        environ: Mapping[str, str],
+        on_end: Callable[[HostedKernel], object],
+    ) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.owner, self.token, self.found, self.limits = owner, token, found, limits
+        self.folder = WorkFolder()
+        self.environ = dict(environ)
+        self.runs: dict[str, Run] = {}
+        self.terminals: dict[str, Terminal] = {}
+        self.born = self.used = time.monotonic()
+        self.finished = 0
+        self.why: str | None = None  #: it ended
+        self.users = 0  #: clients that are there
+        self._on_end = on_end
+        self._log: deque[tuple[str, bytes]] = deque()
+        self._log_bytes = 0
+        self._queue: asyncio.Queue[Run] = asyncio.Queue(QUEUED)
+        self._current: Run | None = None
+        self._memory: str | None = None  # why a process was killed
+        self._step_pid: int | None = None
+        self._steps = Steps(self.folder.root, self.environ, limits.open_files, self._watch_step)
+        self._engine = self._make_engine()
+        self._worker: asyncio.Task[None] | None = None
+        self._ready: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<HostedKernel {self.id} {self.found.name} {self.state}>"
+
+    def _make_engine(self) -> Engine:
+        if self.found.spec is None:
+            return SnippetEngine(self.found, self.folder.root, self._steps)
+        return JupyterEngine(self.found.spec, self.folder.root, self.environ, self.limits.open_files, self.log)
+
+    @property
+    def state(self) -> str:
+        """`starting`, `idle`, `busy` or `ended`."""
+        if self.why is not None:
+            return "ended"
+        if self._ready is None or not self._ready.done():
+            return "starting"
+        return "idle" if self._current is None else "busy"
+
+    async def start(self) -> None:
+        """Wait until it is ready; many may wait.
+
+        Raises:
+            KernelError: It does not start, and why; it is gone then.
+        """
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._engine.start())
+            self._ready.add_done_callback(self._on_ready)
+        await asyncio.shield(self._ready)
+
+    def _on_ready(self, ready: asyncio.Task[None]) -> None:
+        if ready.cancelled() or ready.exception() is not None:
+            self.end("it did not start")
+        else:
+            self._worker = asyncio.create_task(self._work())
+
+    # -- runs ---------------------------------------------------------------------------------------
+
+    def submit(self, run: Run) -> None:
+        """Have something run, after what was submitted before.
+
+        Raises:
+            KernelError: Too much waits, the run's name is taken, or the kernel has ended.
+        """
+        if self.why is not None:
+            raise KernelEnded(f"kernel {self.id} ended: {self.why}")
+        if run.id in self.runs:
+            raise KernelError(f"run {run.id!r} is there already; give another run_id, or none")
+        if self._queue.full():
+            raise KernelError(f"{QUEUED} runs wait for this kernel already")
+        run.timeout_s = self.limits.timeout_s if run.timeout_s is None else run.timeout_s
+        self.runs[run.id] = run
+        self._queue.put_nowait(run)
+        self.used = time.monotonic()
+
+    async def _work(self) -> None:
+        while True:
+            run = await self._queue.get()
+            if run.abandoned or run.interrupted:
+                run.end("interrupted", INTERRUPTED)
+            else:
+                self._current = run
+                try:
+                    await self._do(run)
+                finally:
+                    self._current = None
+                    self.finished += 1
+                    self.used = time.monotonic()
+            self._forget_old()
+            if self._engine.died is not None:
+                self.end(f"kernel died: {self._memory or self._engine.died}")
+                return
+
+    async def _do(self, run: Run) -> None:
+        run.status, run.begun = "running", time.time()
+        self.log("in", f"[{run.mode} {run.id}]\n{run.code}\n" if run.code else f"[{run.mode} {run.id}]\n")
+        run.tape.readers.append(_Copy(run.tape, self._log_entry))
+        before = self.folder.state()
+        try:
+            outcome = await (self._engine.run(run) if run.mode == "query" else self._steps.batch(run, self.found))
+        except KernelError as error:
+            run.tape.tell({"t": "stderr"}, f"{error}\n".encode())
+            outcome = Outcome("finished", OURS, {"name": "KernelError", "value": str(error), "traceback": ""})
+        except OSError as error:
+            outcome = Outcome("finished", OURS, {"name": "OSError", "value": str(error), "traceback": ""})
+        status, error_ = outcome.status, outcome.error
+        if status == "died":
+            why = self._memory or (error_ or {}).get("value") or self._engine.died or "nobody knows why"
+            error_ = {"name": "KernelDied", "value": f"kernel died: {why}", "traceback": ""}
+        elif status == "exec-timeout":
+            text = f"the run took longer than {run.timeout_s:g} s"
+            died = f"; {self._engine.died}" if self._engine.died else ""
+            error_ = {"name": "TaskTimeout", "value": text + died, "traceback": ""}
+        run.end(status, outcome.code, error_, changed(before, self.folder.state()))
+
+    def interrupt(self, run: Run) -> None:
+        """End a run, now or when its turn comes; the kernel's state is kept."""
+        run.interrupted = True
+        if run is self._current:
+            if run.mode == "query":
+                self._engine.interrupt()
+            else:
+                self._steps.interrupt()
+
+    def abandon(self, run: Run) -> None:
+        """Nobody waits for a run any more: it is interrupted before the next begins."""
+        if not run.tape.ended:
+            run.abandoned = True
+            self.interrupt(run)
+
+    @property
+    def current(self) -> Run | None:
+        """The run that is under way."""
+        return self._current
+
+    def _forget_old(self) -> None:
+        done = [run for run in self.runs.values() if run.tape.ended]
+        for run in done[:-RUNS_KEPT]:
+            del self.runs[run.id]
+
+    async def complete(self, code: str, cursor: int) -> dict[str, Any]:
+        """As `Engine`."""
+        self.used = time.monotonic()
+        return await self._engine.complete(code, cursor)
+
+    async def restart(self) -> None:
+        """Begin with a fresh state; files stay.
+
+        Raises:
+            KernelError: It does not start again; the kernel has ended then.
+        """
+        if self._ready is not None:
+            await asyncio.shield(self._ready)
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        await self._engine.stop()
+        for run in list(self.runs.values()):
+            run.end(
+                "interrupted", INTERRUPTED, {"name": "Restarted", "value": "the kernel was restarted", "traceback": ""}
+            )
+        self._queue = asyncio.Queue(QUEUED)
+        self._memory = None
+        self._engine = self._make_engine()
+        self._ready = None
+        self.used = time.monotonic()
+        await self.start()
+
+    # -- terminals ------------------------------------------------------------------------------------
+
+    def terminal(self, name: str, rows: int, columns: int, command: list[str]) -> Terminal:
+        """Return the terminal of that name; a new one when there is none, or its program has ended."""
+        if self.why is not None:
+            raise KernelEnded(f"kernel {self.id} ended: {self.why}")
+        there = self.terminals.get(name)
+        if there is not None and not there.tape.ended:
+            there.resize(rows, columns)
+            return there
+        if there is None and len(self.terminals) >= TERMINALS:
+            raise KernelError(f"the kernel has {TERMINALS} terminals already; close one")
+        environ, files = self.environ, self.limits.open_files
+        there = self.terminals[name] = Terminal(self.folder.root, environ, files, rows, columns, command)
+        return there
+
+    async def close_terminal(self, name: str) -> None:
+        """End a terminal and what runs in it."""
+        if (there := self.terminals.pop(name, None)) is not None:
+            await there.close()
+
+    # -- limits and the end -----------------------------------------------------------------------------
+
+    def _watch_step(self, pid: int | None) -> str | None:
+        self._step_pid, why = pid, self._memory
+        self._memory = None if pid is None else why
+        return why
+
+    def out_of_memory(self, used: Mapping[int, int]) -> list[int]:
+        """Return the process groups to kill, given what the sessions use; says so when they are gone."""
+        limit = self.limits.memory_mib
+        if limit is None:
+            return []
+        pids = [self._engine.pid, self._step_pid, *(one.pid for one in self.terminals.values())]
+        mine = [pid for pid in pids if pid is not None]
+        total = sum(used.get(pid, 0) for pid in mine)
+        if total <= limit * (1 << 20):
+            return []
+        self._memory = f"out of memory: it used {total >> 20} MiB, and its limit is {limit:g} MiB"
+        return [max(mine, key=lambda pid: used.get(pid, 0))]
+
+    def overdue(self, now: float) -> str | None:
+        """Return why it should end by its limits; None as long as it may stay."""
+        limits = self.limits
+        if limits.lifetime_s is not None and now - self.born >= limits.lifetime_s:
+            return f"lifetime: it may live for {limits.lifetime_s:g} s"
+        quiet = self._current is None and self._queue.empty() and self.users == 0
+        open_terminals = any(not terminal.tape.ended for terminal in self.terminals.values())
+        if limits.idle_s is not None and quiet and not open_terminals and now - self.used >= limits.idle_s:
+            return f"idle: nobody used it for {limits.idle_s:g} s"
+        return None
+
+    def check_death(self) -> None:
+        """Notice a kernel that died between runs."""
+        if self.state == "idle" and self._queue.empty() and self._engine.died is not None:
+            self.end(f"kernel died: {self._memory or self._engine.died}")
+
+    def end(self, why: str) -> None:
+        """End it; what runs is told so."""
+        if self.why is None:
+            self.why = why
+            self._ending = asyncio.create_task(self._end(why))
+
+    async def _end(self, why: str) -> None:
+        for task in (self._ready, self._worker):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in (self._ready, self._worker) if task), return_exceptions=True)
+        error = {"name": "KernelEnded", "value": why, "traceback": ""}
+        await self._engine.stop()
+        for run in self.runs.values():
+            run.end("ended", OURS, error)
+        for name in list(self.terminals):
+            await self.close_terminal(name)
+        await asyncio.get_running_loop().run_in_executor(None, self.folder.remove)
+        self._on_end(self)
+
+    async def ended(self) -> None:
+        """Wait until all of it is gone, after `end`."""
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    # -- what it has said ---------------------------------------------------------------------------------
+
+    def log(self, stream: str, text: str) -> None:
+        """Write down what belongs to no run, or what was run."""
+        self._log_entry({"t": stream}, text.encode("utf-8", "replace"))
+
+    def _log_entry(self, head: dict[str, Any], body: bytes) -> None:
+        stream = head.get("t")
+        if stream in ("in", "stdout", "stderr"):
+            self._log.append((stream, body))
+            self._log_bytes += len(body)
+            while self._log_bytes > LOG_BYTES:
+                self._log_bytes -= len(self._log.popleft()[1])
+
+    @property
+    def logs(self) -> list[tuple[str, bytes]]:
+        """The last of what was run and printed: (`in`, `stdout` or `stderr`, text)."""
+        return list(self._log)
+
+    def info(self) -> dict[str, Any]:
+        """Return what there is to know about it."""
+        now = time.monotonic()
+        return {
+            "kernelId": self.id,
+            "token": self.token,
+            "lang": self.found.name,
+            "how": self.found.how,
+            "stateful": self.found.stateful,
+            "status": self.state,
+            "age": round(now - self.born, 3),
+            "idle": 0.0 if self._current is not None else round(now - self.used, 3),
+            "numQueriesExecuted": self.finished,
+            "folder": str(self.folder.root),
+            "limits": {name: getattr(self.limits, name) for name in self.limits.__dataclass_fields__},
+            "terminals": sorted(name for name, one in self.terminals.items() if not one.tape.ended),
+            "run": None if self._current is None else self._current.id,
+            "why": self.why,
+        }
+
+
+class _Copy(Reader):
+    """A reader that writes all into the kernel's log, and is never behind."""
+
+    def __init__(self, tape: Tape, take: Callable[[dict[str, Any], bytes], None]) -> None:
+        super().__init__()
+        self._tape = tape
+        self._take = take
+
+    def pump(self) -> None:
+        """There is more."""
+        for entry in self._tape.after(self.number):
+            self.number = entry.number
+            self._take(entry.head, entry.body)

@@ -1,0 +1,387 @@
+"""Query mode on the Jupyter protocol; the only file that knows `jupyter_client`.
+
+Three tasks read the kernel's channels all the time, so that nothing is lost and everything is given to the run that
+it belongs to. Whatever is waited for is raced against the kernel's death, of which the channels say nothing
+(jupyter/jupyter_client#7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KernelBusy, KernelError
+from .process import ended, how_it_ended, launched, signal_group
+from .runs import INTERRUPTED, OURS, TIMEOUT, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from .runs import Run
+
+START_S = 60.0  #: a kernel on a busy machine may take long, not for ever
+ANSWER_S = 10.0  #: an interrupted run may take this long to say so
+COMPLETE_S = 20.0
+END_S = 1.0
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+PYTHONS = {"python", "python3", f"python3.{sys.version_info[1]}"}
+#: For Python: no advice after sys.exit(); and a cell is over when what its children wrote has been read.
+PREPARE = """
+def _meca():
+    import fcntl, struct, sys, termios, time, warnings
+    warnings.filterwarnings("ignore", "To exit:", UserWarning)
+    def drained(*_):
+        until = time.monotonic() + 0.5
+        for descriptor in (1, 2):
+            waited = False
+            while time.monotonic() < until:
+                try:
+                    left = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
+                except OSError:
+                    break
+                if not left:
+                    if waited:
+                        time.sleep(0.002)
+                    break
+                waited = True
+                time.sleep(0.001)
+    get_ipython().events.register("post_execute", drained)
+_meca()
+del _meca
+"""
+
+
+class JupyterEngine:
+    """One Jupyter kernel.
+
+    Args:
+        spec: Its kernelspec.
+        folder: Where it runs.
+        environ: Its environment.
+        open_files: That its process may have.
+        log: Gets what belongs to no run.
+    """
+
+    def __init__(
+        self, spec: Any, folder: Path, environ: Mapping[str, str], open_files: int, log: Callable[[str, str], None]
+    ) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._environ = dict(environ)
+        self._open_files = open_files
+        self._log = log
+        self._private = tempfile.mkdtemp(prefix="meca-k-")  # short: names of sockets have about 100 characters
+        self._manager: Any = None
+        self._client: Any = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._dead: asyncio.Event = asyncio.Event()
+        self._death: str | None = None
+        self._run: Run | None = None
+        self._message = ""  # the id of the request whose answers belong to the run
+        self._idle = asyncio.Event()
+        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._stopping = False
+
+    async def start(self) -> None:
+        """As `Engine`."""
+        from jupyter_client.manager import AsyncKernelManager
+
+        manager = self._manager = AsyncKernelManager(
+            connection_file=os.path.join(self._private, "c.json"), transport="ipc", ip=os.path.join(self._private, "s")
+        )
+        spec = type(self._spec)(**self._spec.to_dict(), resource_dir=self._spec.resource_dir)
+        argv = list(spec.argv)
+        if argv[0] in PYTHONS:  # as jupyter_client: this one, and not what is first on PATH
+            argv[0] = sys.executable
+        spec.argv = launched(argv, self._open_files)
+        manager._kernel_spec = spec
+        try:
+            await self._begin(manager)
+            client = self._client = manager.client()
+            client.start_channels()
+            client.iopub_channel.socket.rcvhwm = 0  # nothing is dropped on its way
+            self._tasks.append(asyncio.create_task(self._watch(manager.provisioner.process)))
+            await self._until_ready()
+        except KernelError:
+            await self.stop()
+            raise
+        except (OSError, RuntimeError) as error:
+            await self.stop()
+            raise KernelError(f"the kernel {self._spec.display_name!r} does not start: {error}") from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _begin(self, manager: Any) -> None:
+        errors = os.open(os.path.join(self._private, "stderr"), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            await manager.start_kernel(
+                cwd=str(self._folder), env=dict(self._environ), stdout=subprocess.DEVNULL, stderr=errors
+            )
+        finally:
+            os.close(errors)
+
+    async def _until_ready(self) -> None:
+        for get, take in (
+            (self._client.get_iopub_msg, self._on_iopub),
+            (self._client.get_shell_msg, self._on_reply),
+            (self._client.get_control_msg, self._on_reply),
+            (self._client.get_stdin_msg, self._on_question),
+        ):
+            self._tasks.append(asyncio.create_task(self._read(get, take)))
+        if await self._answer(self._client.kernel_info(), START_S) is None:
+            how = self._death or f"it does not answer within {START_S:g} s"
+            raise KernelError(f"the kernel {self._spec.display_name!r} does not get ready: {how}")
+        # A subscription may take effect later than the first answer: no output may be missed.
+        while not self._idle.is_set() and self._death is None:
+            self._message = self._client.kernel_info()
+            reply = asyncio.get_running_loop().create_future()
+            self._replies[self._message] = reply
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), 0.2)
+        if self._spec.language == "python":
+            await self._answer(self._client.execute(PREPARE, silent=True, store_history=False), START_S)
+
+    # -- a run ------------------------------------------------------------------------------------
+
+    async def run(self, run: Run) -> Outcome:
+        """As `Engine`."""
+        if self._death is not None:
+            return Outcome("died", OURS)
+        self._idle.clear()
+        self._run = run
+        self._message = self._client.execute(run.code, store_history=True, allow_stdin=True, stop_on_error=False)
+        try:
+            reply = await self._answer(self._message, run.timeout_s)
+            timed_out = reply is None and self._death is None
+            if timed_out:
+                self.interrupt()
+                reply = await self._answer(self._message, ANSWER_S)
+            if reply is None and self._death is None:
+                self._death = f"it did not answer an interrupt within {ANSWER_S:g} s, and was ended"
+                await self.stop()
+            if self._death is not None:
+                return Outcome("exec-timeout" if timed_out else "died", TIMEOUT if timed_out else OURS)
+            await self._race(self._idle.wait(), ANSWER_S)  # all that it printed is before that
+        finally:
+            self._run = None
+            self._replies.clear()
+        return outcome_of(reply or {}, run, timed_out)
+
+    async def _answer(self, message: str, timeout: float | None) -> dict[str, Any] | None:
+        """Wait for the reply to a request; None when it does not come in time, or the kernel is dead."""
+        reply = self._replies.setdefault(message, asyncio.get_running_loop().create_future())
+        if not await self._race(asyncio.shield(reply), timeout):
+            return None
+        self._replies.pop(message, None)
+        return reply.result()
+
+    async def _race(self, awaited: Any, timeout: float | None) -> bool:
+        """Wait for something, for the time to be up, or for the kernel's death; whether it was the first."""
+        one, dead = asyncio.ensure_future(awaited), asyncio.ensure_future(self._dead.wait())
+        try:
+            await asyncio.wait((one, dead), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return one.done() and not one.cancelled()
+        finally:
+            one.cancel()
+            dead.cancel()
+
+    def interrupt(self) -> None:
+        """As `Engine`."""
+        if self._manager is None or self._death is not None:
+            return
+        if self._spec.interrupt_mode == "message":
+            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        elif self.pid is not None:
+            signal_group(self.pid, signal.SIGINT)
+
+    async def complete(self, code: str, cursor: int) -> dict[str, Any]:
+        """As `Engine`."""
+        if self._run is not None:
+            raise KernelBusy(f"the kernel is busy with run {self._run.id}; it completes between runs")
+        message = self._client.complete(code, cursor)
+        content = await self._answer(message, COMPLETE_S)
+        if content is None:
+            raise KernelBusy(f"the kernel does not answer within {COMPLETE_S:g} s")
+        keys = ("matches", "cursor_start", "cursor_end")
+        return {key: content["content"].get(key) for key in keys}
+
+    # -- what the kernel says -----------------------------------------------------------------------
+
+    async def _read(self, get: Callable[[], Coroutine[Any, Any, dict[str, Any]]], take: Callable[[Any], None]) -> None:
+        while True:
+            message = await get()
+            try:
+                take(message)
+            except (KeyError, TypeError, ValueError) as error:
+                self._log("stderr", f"the kernel said what cannot be read: {error!r}\n")
+
+    def _on_reply(self, message: dict[str, Any]) -> None:
+        reply = self._replies.get(message["parent_header"].get("msg_id", ""))
+        if reply is not None and not reply.done():
+            reply.set_result(message)
+
+    def _on_question(self, message: dict[str, Any]) -> None:
+        run, content = self._run, message["content"]
+        if run is None:
+            self._client.input("")
+            return
+        prompt = str(content.get("prompt", ""))
+        if prompt:
+            run.tape.tell({"t": "stdout"}, prompt.encode())
+        run.status = "waiting-input"
+        run.tape.tell({"t": "input", "password": bool(content.get("password"))})
+        self._tasks.append(asyncio.create_task(self._give(run)))
+
+    async def _give(self, run: Run) -> None:
+        """Answer a question with a line of what was typed."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        typed = await run.typed.get()
+        if self._run is run:
+            run.status = "running"
+            # The protocol has no end of input: ipykernel takes this character for one.
+            self._client.input("\x04" if typed is None else typed.decode("utf-8", "replace").removesuffix("\n"))
+        if typed is None:
+            run.typed.put_nowait(None)  # it stays at the end
+
+    def _on_iopub(self, message: dict[str, Any]) -> None:
+        kind, content = message["msg_type"], message["content"]
+        if message["parent_header"].get("msg_id") != self._message:
+            if kind == "stream":
+                self._log(str(content["name"]), str(content["text"]))
+            return
+        if kind == "status":
+            if content["execution_state"] == "idle":
+                self._idle.set()
+        elif (run := self._run) is not None:
+            self._say(run, kind, content)
+
+    def _say(self, run: Run, kind: str, content: dict[str, Any]) -> None:
+        tape = run.tape
+        if kind == "stream":
+            stream = "stderr" if content["name"] == "stderr" else "stdout"
+            tape.offer({"t": stream}, str(content["text"]).encode("utf-8", "replace"))
+        elif kind == "error" and content.get("ename") != "SystemExit":
+            text = ESCAPES.sub("", "\n".join(map(str, content.get("traceback", []))))
+            tape.offer({"t": "stderr"}, (text + "\n").encode("utf-8", "replace"))
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            data = content.get("data", {})
+            best = next((mime for mime in MEDIA if mime in data), next(iter(data), None))
+            if best is not None:
+                shown = {mime: value if isinstance(value, str) else json.dumps(value) for mime, value in data.items()}
+                head = {
+                    "t": "html" if best == "text/html" else "media",
+                    "mime": best,
+                    "result": kind == "execute_result",
+                }
+                tape.offer(head, json.dumps(shown).encode())
+
+    # -- its end ------------------------------------------------------------------------------------
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        code = await ended(process)
+        if self._death is None:
+            self._death = how_it_ended(code) + self._last_words()
+        await asyncio.sleep(0)
+        # What it said before may still be on its way to us; an idle channel has none.
+        for _ in range(100):
+            if self._client is None or self._stopping or not await self._client.iopub_channel.msg_ready():
+                break
+            await asyncio.sleep(0.01)
+        self._dead.set()
+
+    def _last_words(self) -> str:
+        """Return the end of what it wrote to its own stderr, such as a loader's complaint."""
+        with contextlib.suppress(OSError), open(os.path.join(self._private, "stderr"), "rb") as errors:
+            if words := errors.read()[-500:].decode("utf-8", "replace").strip():
+                return f"; its last words: {words}"
+        return ""
+
+    @property
+    def pid(self) -> int | None:
+        """As `Engine`."""
+        provisioner = self._manager.provisioner if self._manager is not None else None
+        process = getattr(provisioner, "process", None)
+        return None if process is None else int(process.pid)
+
+    @property
+    def died(self) -> str | None:
+        """As `Engine`."""
+        return self._death
+
+    async def stop(self) -> None:
+        """As `Engine`."""
+        if self._stopping:
+            return
+        self._stopping = True
+        manager, client = self._manager, self._client
+        process = getattr(manager.provisioner, "process", None) if manager is not None and manager.has_kernel else None
+        if process is not None:
+            if process.poll() is None and client is not None and self._run is None:
+                client.shutdown()  # so that it can do what is to be done at its exit
+                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(ended(process), END_S)
+            signal_group(process.pid, signal.SIGKILL)
+            await ended(process)
+        self._death = self._death or "it was ended"
+        self._dead.set()
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+        await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
+        if client is not None:
+            client.stop_channels()
+        if manager is not None:
+            if manager.has_kernel:
+                await manager.shutdown_kernel(now=True)
+            manager.context.destroy(linger=0)
+        shutil.rmtree(self._private, ignore_errors=True)
+
+
+MEDIA = ("image/svg+xml", "image/png", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain")
+
+
+def outcome_of(reply: dict[str, Any], run: Run, timed_out: bool) -> Outcome:
+    """Return what a reply to `execute` means."""
+    content = reply.get("content", {})
+    error = None
+    if content.get("status") in ("error", "aborted"):
+        traceback = ESCAPES.sub("", "\n".join(map(str, content.get("traceback", []))))
+        error = {"name": content.get("ename", "aborted"), "value": content.get("evalue", ""), "traceback": traceback}
+    if timed_out:
+        return Outcome("exec-timeout", TIMEOUT, error)
+    if error is None:
+        return Outcome("finished", 0)
+    if error["name"] == "KeyboardInterrupt":
+        return (
+            Outcome("interrupted", INTERRUPTED, error) if run.interrupted else Outcome("finished", INTERRUPTED, error)
+        )
+    if error["name"] == "SystemExit":
+        code = exit_code(str(error["value"]))
+        if code is None:
+            run.tape.offer({"t": "stderr"}, f"{error['value']}\n".encode())
+        return Outcome("finished", 1 if code is None else code)
+    return Outcome("finished", 1, error)
+
+
+def exit_code(value: str) -> int | None:
+    """Return the exit code of `SystemExit`; None for a text, which is printed and means 1."""
+    if value in ("", "None"):
+        return 0
+    if value in ("True", "False"):
+        return int(value == "True")
+    try:
+        return int(value) & 0xFF
+    except ValueError:
+        return None
