@@ -45,6 +45,7 @@ class Standing:
         trust_all_keys: Functions run although the key file has several owners.
         engine: How containers of an engine run.
         images: Those that programs on the old SDK may run, besides the apps.
+        idle_exit: Seconds without a session or a kernel, after which it ends; None is never.
     """
 
     host: str
@@ -61,6 +62,7 @@ class Standing:
     trust_all_keys: bool = False
     engine: EngineSettings = field(default_factory=EngineSettings)
     images: tuple[str, ...] = ()
+    idle_exit: float | None = None
 
     @property
     def exposed(self) -> bool:
@@ -127,7 +129,9 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
     host = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
     url = f"{'http' if tls is None else 'https'}://{host}:{bound}"
     say(f"meca gateway: {url} is ready, {gateway.slots} workers, keys in {keys.path}{where}; Ctrl-C ends it")
+    watching = loop.create_task(_end_when_idle(gateway, wanted.idle_exit, ended))
     await ended.wait()
+    watching.cancel()
     if broken:
         log.error("ending: %s", broken[0])
         await gateway.close()
@@ -136,6 +140,18 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
     done = await gateway.close(wanted.grace)
     say("meca gateway: ended" if done else "meca gateway: ended; tasks that took longer were stopped")
     return 0
+
+
+async def _end_when_idle(gateway: Gateway, idle: float | None, ended: asyncio.Event) -> None:
+    """Set `ended` when nobody has used the gateway for long."""
+    loop = asyncio.get_running_loop()
+    used = loop.time()
+    while idle is not None and loop.time() - used < idle:
+        await asyncio.sleep(min(1.0, idle / 4))
+        if not gateway.quiet:
+            used = loop.time()
+    if idle is not None:
+        ended.set()
 
 
 def checked_tls(wanted: Standing) -> ssl.SSLContext | None:

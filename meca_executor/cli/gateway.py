@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..settings import DEFAULT_PORT
 from ._arguments import count, named_app, port, seconds
 from ._containers import add_engine_options, engine_settings
+from ._arguments import amount, count, named_app, port, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,12 +97,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
     )
+    parser.add_argument(
+        "--idle-exit",
+        type=amount,
+        metavar="S",
+        help="end after S seconds without a client or a kernel (default: never)",
+    )
+    parser.add_argument(
+        "--background",
+        action="store_true",
+        help="have your background gateway run, where kept kernels live, and print its URL; other options do not count",
+    )
+    parser.add_argument("--stop", action="store_true", help="end your background gateway and its kernels")
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """Serve until a signal ends it. The gateway prints its ready line itself."""
+    if args.background or args.stop:
+        return background(out, stop=args.stop)
     apps = app_table(args.app)
 
     from ..standing import Standing, run_standing
@@ -122,8 +137,21 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             trust_all_keys=args.trust_all_keys,
             engine=engine_settings(args),
             images=tuple(args.image),
+            idle_exit=args.idle_exit,
         )
     )
+
+
+def background(out: TextIO, *, stop: bool) -> int:
+    """Have the background gateway run, or end it."""
+    from .. import background as place
+
+    if stop:
+        ended = place.stop()
+        print("there is none" if ended is None else f"ended {ended.url}, process {ended.pid}", file=out)
+    else:
+        print(place.ensure().url, file=out)
+    return 0
 
 
 def host(text: str) -> str:

@@ -104,17 +104,7 @@ class Steps:
         if run.interrupted:
             return Outcome("interrupted", INTERRUPTED)
         pseudo = Pseudo(echo=False) if tty else None
-        inside: Any = (subprocess.PIPE if reads else subprocess.DEVNULL) if pseudo is None else pseudo.inner
-        process = self._process = subprocess.Popen(
-            launched(["sh", "-c", command], self._open_files, terminal=tty),
-            cwd=self._folder,
-            env={**self._environ, **environ},
-            stdin=inside,
-            stdout=subprocess.PIPE if pseudo is None else inside,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            bufsize=0,
-        )
+        process = self._process = self._spawn(command, environ, pseudo, reads)
         self._watch(process.pid)
         if pseudo is not None:
             pseudo.let_go()
@@ -141,6 +131,21 @@ class Steps:
         if code < 0:
             run.tape.tell({"t": "stderr"}, f"[the program was ended by {how_it_ended(code)}]\n".encode())
         return Outcome("finished", code_of(code))
+
+    def _spawn(
+        self, command: str, environ: Mapping[str, str], pseudo: Pseudo | None, reads: bool
+    ) -> subprocess.Popen[bytes]:
+        inside: Any = (subprocess.PIPE if reads else subprocess.DEVNULL) if pseudo is None else pseudo.inner
+        return subprocess.Popen(
+            launched(["sh", "-c", command], self._open_files, terminal=pseudo is not None),
+            cwd=self._folder,
+            env={**self._environ, **environ},
+            stdin=inside,
+            stdout=subprocess.PIPE if pseudo is None else inside,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
 
     async def _finish(
         self, run: Run, process: subprocess.Popen[bytes], tasks: list[asyncio.Task[None]], pseudo: Pseudo | None
