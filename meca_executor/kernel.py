@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .client.checks import check_seconds
 from .client.kernels import KernelCore, hold_link, let_go
 from .client.portal import portal
-from .errors import UsageError
+from .errors import KernelEnded, UsageError
 from .keys import read_keys
 from .settings import default_key_file, given_keys, resolve_endpoint
 from .wire.kernels import checked_token

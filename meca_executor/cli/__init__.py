@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("demo", "offload", "gateway", "image", "keys", "doctor")  #: in the order of `meca --help`
+VERBS = ("demo", "run", "pty", "kernel", "kernels", "offload", "gateway", "image", "keys", "doctor")  #: in the order of `meca --help`
 
 
 def main(argv: Sequence[str] | None = None) -> int:

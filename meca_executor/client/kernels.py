@@ -117,7 +117,7 @@ class KernelCore:
     ) -> RunResult:
         """As `Kernel.execute`."""
         if mode in ("query", "batch"):
-            state = self._begin(code, mode, opts, run_id, timeout)
+            state = self.begin(code, mode, opts, run_id, timeout)
             if stdin is not None or mode == "batch":
                 await self._type(state.run, stdin or b"", eof=True)
         else:
@@ -131,7 +131,7 @@ class KernelCore:
             await self._give_up(state)
             raise
 
-    def _begin(
+    def begin(
         self, code: str, mode: str, opts: Mapping[str, Any] | None, run_id: str | None, timeout: float | None
     ) -> RunState:
         body = code.encode("utf-8", "surrogateescape")
@@ -150,9 +150,17 @@ class KernelCore:
         return state
 
     async def follow(
-        self, state: RunState, wait: float | None, on_output: Callable[[str, Any], object] | None
+        self,
+        state: RunState,
+        wait: float | None,
+        on_output: Callable[[str, Any], object] | None,
+        on_bytes: Callable[[str, bytes], object] | None = None,
     ) -> RunResult:
-        """Gather what a run says until it ends, asks for input, or `wait` seconds are over."""
+        """Gather what a run says until it ends, asks for input, or `wait` seconds are over.
+
+        Args:
+            on_bytes: Gets what the streams say as it is, in place of the result.
+        """
         result = RunResult(state.run)
         loop = asyncio.get_running_loop()
         deadline = None if wait is None else loop.time() + wait
@@ -168,6 +176,9 @@ class KernelCore:
                 raise
             if note is None:
                 break
+            if on_bytes is not None and note.head.get("t") in decoders:
+                on_bytes(note.head["t"], note.body)
+                continue
             said = result.take(decoded(note, decoders))
             if said is not None and on_output is not None:
                 on_output(said[0], said[1])

@@ -59,7 +59,7 @@ class Steps:
     async def batch(self, run: Run, found: Found) -> Outcome:
         """Build, run, clean; what `*` means the language's table says."""
         row, options = found.language, run.options
-        environ = {"TOOL": found.tool or "", "MAIN": str(options.get("main") or "")}
+        environ = {"TOOL": found.tool or "", "MAIN": str(options.get("main") or ""), "PYTHONUNBUFFERED": "1"}
         deadline = None if run.timeout_s is None else asyncio.get_running_loop().time() + run.timeout_s
         outcome = Outcome("finished", 0)
         for step, default in (
