@@ -1,0 +1,106 @@
+"""The tape: nothing is lost without a word."""
+
+from __future__ import annotations
+
+import pytest
+
+from meca_executor.kernels.tape import ENTRY_BYTES, Reader, Tape
+
+
+def out(text: str) -> tuple[dict[str, str], bytes]:
+    return {"t": "stdout"}, text.encode()
+
+
+def said(tape: Tape, after: int = 0) -> list[tuple[str, bytes]]:
+    return [(entry.head["t"], entry.body) for entry in tape.after(after)]
+
+
+def test_a_reader_goes_on_where_it_stopped() -> None:
+    tape = Tape()
+    for text in "abc":
+        tape.say(*out(text))
+        list(tape.after(0))  # somebody has had it, so that nothing is added to it
+    assert said(tape, 1) == [("stdout", b"b"), ("stdout", b"c")]
+    assert said(tape, 3) == []
+
+
+def test_pieces_that_nobody_has_had_travel_as_one() -> None:
+    tape = Tape()
+    tape.say(*out("a"))
+    tape.say(*out("b"))
+    assert said(tape) == [("stdout", b"ab")]
+    tape.say(*out("c"))
+    assert said(tape, 1) == [("stdout", b"c")], "an entry that was had does not change"
+
+
+def test_without_a_reader_the_oldest_goes_and_the_next_one_is_told() -> None:
+    tape = Tape(kept=10_000)
+    for _ in range(4):
+        tape.say(*out("x" * 4000))
+    (missed, *rest) = tape.after(0)
+    assert missed.head["t"] == "missed"
+    assert missed.head["bytes"] + sum(len(entry.body) for entry in rest) == 16_000
+    assert missed.number == rest[0].number - 1
+
+
+def test_what_a_reader_has_not_had_is_kept_and_the_tape_is_full() -> None:
+    tape = Tape(kept=10_000)
+    reader = Reader()
+    tape.readers.append(reader)
+    for _ in range(4):
+        tape.say(*out("x" * 4000))
+    assert tape.full
+    assert sum(len(body) for _, body in said(tape)) == 16_000
+    reader.number = tape.last
+    tape.trim()
+    assert not tape.full
+
+
+def test_what_cannot_wait_is_cut_with_a_mark() -> None:
+    tape = Tape(kept=5000)
+    reader = Reader()
+    tape.readers.append(reader)
+    tape.offer(*out("x" * 6000))
+    tape.offer(*out("lost"))
+    tape.offer(*out("more"))
+    tape.end({"t": "end"})
+    assert [(entry.head["t"], entry.head.get("bytes"), len(entry.body)) for entry in tape.after(0)] == [
+        ("stdout", None, 6000),
+        ("cut", 8, 0),
+        ("end", None, 0),
+    ]
+
+
+def test_the_limit_of_a_runs_output_is_marked() -> None:
+    tape = Tape(allowed=10)
+    tape.say(*out("12345678"))
+    tape.say(*out("abcdef"))
+    tape.tell({"t": "end"})
+    assert [(kind, body) for kind, body in said(tape)] == [("stdout", b"12345678"), ("cut", b""), ("end", b"")]
+
+
+def test_the_end_is_never_forgotten() -> None:
+    tape = Tape(kept=ENTRY_BYTES // 2)
+    tape.say(*out("x" * 1000))
+    tape.end({"t": "end"})
+    assert said(tape)[-1][0] == "end"
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_reader_is_told_of_each_entry(after: int) -> None:
+    tape = Tape()
+
+    class Follower(Reader):
+        had: list[bytes] = []  # noqa: RUF012  # one test, one class
+
+        def pump(self) -> None:
+            for entry in tape.after(self.number):
+                self.number = entry.number
+                self.had.append(entry.body)
+
+    for number in range(3):
+        tape.tell({"t": "step", "name": str(number)}, b"%d" % number)
+    follower = Follower(after)
+    tape.readers.append(follower)
+    tape.tell({"t": "step", "name": "3"}, b"3")
+    assert follower.had == [b"%d" % number for number in range(after, 4)]
