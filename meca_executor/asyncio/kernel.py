@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..client.checks import check_seconds
 from ..client.kernel_pty import PtyCore
-from ..client.portal import portal
+from ..client.portal import aside, portal
 from ..kernel import KernelBase, _open, as_log, check_execute, find_place, kernel_request, listed, make
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def _in_portal(work: Coroutine[Any, Any, T]) -> T:
 
 async def _place(endpoint: str | None, kept: bool) -> tuple[str | None, KeyPair | None]:
     """A background gateway may have to be started: not in the user's loop."""
-    return await asyncio.get_running_loop().run_in_executor(None, partial(find_place, endpoint, kept=kept))
+    return await aside(partial(find_place, endpoint, kept=kept))
 
 
 class AsyncKernel(KernelBase):

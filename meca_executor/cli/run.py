@@ -13,7 +13,6 @@ from ._arguments import add_endpoint, amount
 from ._status import Status
 
 if TYPE_CHECKING:
-
     from ..client.kernel_result import RunResult
     from ..kernel import Kernel
 

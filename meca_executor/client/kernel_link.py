@@ -21,6 +21,7 @@ from ..wire.kernels import PURPOSE, Say, pack, unpack
 from ..wire.records import Kind, decode, encode
 from ..wire.stream import Stream
 from .embedded import KEY, EmbeddedGateway
+from .portal import aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,8 +224,7 @@ class KernelLink:
         if self._gateway is not None:
             if not self._gateway.alive and self._first.done():
                 raise GatewayLost(f"host lost: the embedded gateway died: {self._gateway.how_it_ended()}")
-            loop = asyncio.get_running_loop()
-            self.endpoint = await loop.run_in_executor(None, self._gateway.endpoint)
+            self.endpoint = await aside(self._gateway.endpoint)
             self._keys = KeyPair(KEY, self._gateway.token)
         assert self.endpoint is not None
         connection = Connection(self.endpoint, self._on_frame, lambda: self._on_lost(connection))
@@ -287,7 +287,7 @@ class KernelLink:
                 await self._task
         self._give_up(KernelEnded("the kernel was closed here"))
         if self._gateway is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._gateway.close)
+            await aside(self._gateway.close)
 
     # -- frames -------------------------------------------------------------------------------------
 

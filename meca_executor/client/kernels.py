@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ..errors import KernelEnded, KernelError, UsageError
 from ..wire.kernels import CODE_BYTES, FILE_BYTES, FILES, TOTAL_BYTES
 from .kernel_link import KernelLink
 from .kernel_result import RunResult
+from .portal import aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -117,9 +119,8 @@ class KernelCore:
     ) -> RunResult:
         """As `Kernel.execute`."""
         if mode in ("query", "batch"):
-            state = self.begin(code, mode, opts, run_id, timeout)
-            if stdin is not None or mode == "batch":
-                await self._type(state.run, stdin or b"", eof=True)
+            typed = stdin if stdin is not None or mode == "query" else b""
+            state = self.begin(code, mode, opts, run_id, timeout, typed)
         else:
             state = self._known(run_id)
             if mode == "input":
@@ -132,13 +133,24 @@ class KernelCore:
             raise
 
     def begin(
-        self, code: str, mode: str, opts: Mapping[str, Any] | None, run_id: str | None, timeout: float | None
+        self,
+        code: str,
+        mode: str,
+        opts: Mapping[str, Any] | None,
+        run_id: str | None,
+        timeout: float | None,
+        stdin: str | bytes | None = None,
     ) -> RunState:
+        """Have something run; with `stdin` it has that to read, and nothing after it."""
         body = code.encode("utf-8", "surrogateescape")
         if len(body) > CODE_BYTES:
             raise UsageError(f"the code has {len(body):,} bytes, and {CODE_BYTES:,} are allowed; upload a file")
         run = run_id or secrets.token_hex(8)
         head = self._head("execute", {"mode": mode, "run": run, "opts": dict(opts or {}), "timeout": timeout})
+        if stdin is not None:
+            typed = stdin.encode() if isinstance(stdin, str) else stdin
+            head["stdin"] = len(typed)
+            body += typed
         state = self._runs[run] = RunState(self.link.open(head, body), run)
         return state
 
@@ -213,13 +225,12 @@ class KernelCore:
         self, files: Iterable[str | os.PathLike[str]], basedir: str | os.PathLike[str] | None
     ) -> list[str]:
         """As `Kernel.upload`."""
-        loop = asyncio.get_running_loop()
-        plan = await loop.run_in_executor(None, planned, files, basedir)
+        plan = await aside(partial(planned, files, basedir))
         gate = asyncio.Semaphore(UPLOADS)
 
         async def one(path: str, place: Path) -> None:
             async with gate:
-                mode, content = await loop.run_in_executor(None, fetch, place)
+                mode, content = await aside(partial(fetch, place))
                 await self.ask("upload", {"path": path, "mode": mode}, content)
 
         await asyncio.gather(*(one(path, place) for path, place in plan))
@@ -235,14 +246,14 @@ class KernelCore:
         """As `Kernel.download`."""
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         paths = (await self.ask("match", {"patterns": wanted})).head["paths"]
-        root, loop = Path(dest), asyncio.get_running_loop()
+        root = Path(dest)
         written = []
         for path in map(str, paths):
             parts = Path(path).parts
             if Path(path).is_absolute() or ".." in parts:
                 raise KernelError(f"the gateway named {path!r}, which leads elsewhere; nothing of it was written")
             content = (await self.ask("download", {"path": path})).body
-            await loop.run_in_executor(None, store, root / path, content)
+            await aside(partial(store, root / path, content))
             written.append(root / path)
         return written
 

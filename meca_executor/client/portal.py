@@ -90,6 +90,30 @@ class Portal:
         self.__init__()  # type: ignore[misc]  # as new
 
 
+async def aside(work: Callable[[], T]) -> T:
+    """Do what blocks in a thread of its own, which is gone then."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(value)  # type: ignore[arg-type]  # what the work gave
+
+    def live() -> None:
+        try:
+            value, error = work(), None
+        except BaseException as raised:
+            value, error = None, raised
+        loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=live, name="meca-kernels-aside").start()
+    return await done
+
+
 portal = Portal()
 # Before the interpreter joins its threads; atexit would be after that (bpo-39812).
 threading._register_atexit(portal.end)  # type: ignore[attr-defined]

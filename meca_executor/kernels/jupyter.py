@@ -38,23 +38,25 @@ PYTHONS = {"python", "python3", f"python3.{sys.version_info[1]}"}
 #: For Python: no advice after sys.exit(); and a cell is over when what its children wrote has been read.
 PREPARE = """
 def _meca():
-    import fcntl, struct, sys, termios, time, warnings
+    import fcntl, resource, struct, termios, time, warnings
     warnings.filterwarnings("ignore", "To exit:", UserWarning)
+    def children():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_minflt, used.ru_nvcsw, used.ru_nivcsw
+    def unread(descriptor):
+        try:
+            return struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
+        except OSError:
+            return 0
+    before = children()
     def drained(*_):
-        until = time.monotonic() + 0.5
-        for descriptor in (1, 2):
-            waited = False
-            while time.monotonic() < until:
-                try:
-                    left = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
-                except OSError:
-                    break
-                if not left:
-                    if waited:
-                        time.sleep(0.002)
-                    break
-                waited = True
-                time.sleep(0.001)
+        nonlocal before
+        wrote, until = before != children() or unread(1) or unread(2), time.monotonic() + 0.5
+        before = children()
+        while wrote and (unread(1) or unread(2)) and time.monotonic() < until:
+            time.sleep(0.001)
+        if wrote:
+            time.sleep(0.005)  # read, and not passed on yet
     get_ipython().events.register("post_execute", drained)
 _meca()
 del _meca
@@ -77,7 +79,7 @@ class JupyterEngine:
     ) -> None:
         self._spec = spec
         self._folder = folder
-        self._environ = dict(environ)
+        self._environ = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **environ}  # else debugpy has advice for us
         self._open_files = open_files
         self._log = log
         self._private = tempfile.mkdtemp(prefix="meca-k-")  # short: names of sockets have about 100 characters
@@ -239,32 +241,33 @@ class JupyterEngine:
         prompt = str(content.get("prompt", ""))
         if prompt:
             run.tape.tell({"t": "stdout"}, prompt.encode())
-        run.status = "waiting-input"
-        run.tape.tell({"t": "input", "password": bool(content.get("password"))})
+        if not run.has_input:
+            run.status = "waiting-input"
+            run.tape.tell({"t": "input", "password": bool(content.get("password"))})
+        self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(asyncio.create_task(self._give(run)))
 
     async def _give(self, run: Run) -> None:
         """Answer a question with a line of what was typed."""
-        self._tasks = [task for task in self._tasks if not task.done()]
-        typed = await run.typed.get()
+        line = await run.line()
         if self._run is run:
             run.status = "running"
             # The protocol has no end of input: ipykernel takes this character for one.
-            self._client.input("\x04" if typed is None else typed.decode("utf-8", "replace").removesuffix("\n"))
-        if typed is None:
-            run.typed.put_nowait(None)  # it stays at the end
+            self._client.input("\x04" if line is None else line.decode("utf-8", "replace"))
 
     def _on_iopub(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
-        if message["parent_header"].get("msg_id") != self._message:
-            if kind == "stream":
+        if self._run is None or message["parent_header"].get("msg_id") != self._message:
+            if kind == "status" and message["parent_header"].get("msg_id") == self._message:
+                self._idle.set()
+            elif kind == "stream":
                 self._log(str(content["name"]), str(content["text"]))
             return
         if kind == "status":
             if content["execution_state"] == "idle":
                 self._idle.set()
-        elif (run := self._run) is not None:
-            self._say(run, kind, content)
+        else:
+            self._say(self._run, kind, content)
 
     def _say(self, run: Run, kind: str, content: dict[str, Any]) -> None:
         tape = run.tape

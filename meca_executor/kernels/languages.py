@@ -253,7 +253,6 @@ def lua_spec() -> Any:
         argv=[sys.executable, "-P" if sys.version_info >= (3, 11) else "-u", script, "-f", "{connection_file}"],
         display_name="Lua (lupa)",
         language="lua",
-        env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # else its debugger has advice for us
     )
 
 

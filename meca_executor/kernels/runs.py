@@ -67,6 +67,24 @@ class Run:
     begun: float = 0.0  #: as time.time()
     abandoned: bool = False  #: nobody waits for it any more
     interrupted: bool = False
+    _line: bytes = b""  # typed, and not given out
+
+    async def line(self) -> bytes | None:
+        """Return the next line that was typed, without its end; None at the end of input."""
+        while b"\n" not in self._line:
+            data = await self.typed.get()
+            if data is None:
+                self.typed.put_nowait(None)  # it stays at the end
+                last, self._line = self._line, b""
+                return last or None
+            self._line += data
+        line, _, self._line = self._line.partition(b"\n")
+        return line
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something was typed that was not given out; the end counts, too."""
+        return bool(self._line) or not self.typed.empty()
 
     def end(self, status: str, code: int, error: dict[str, Any] | None = None, files: list[str] | None = None) -> None:
         """It is over; later calls change nothing."""

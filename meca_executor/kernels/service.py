@@ -225,16 +225,20 @@ class KernelService:
         head, kernel = note.head, self._kernel(visitor, guest, note)
         if head["mode"] not in MODES:
             raise KernelError(f"mode {head['mode']!r} is not {' or '.join(MODES)}")
-        if len(note.body) > CODE_BYTES:
-            raise KernelError(f"the code has {len(note.body):,} bytes, and {CODE_BYTES:,} are allowed")
+        size = len(note.body) - int(head.get("stdin", 0))
+        if not 0 <= size <= CODE_BYTES:
+            raise KernelError(f"the code has {size:,} bytes, and {CODE_BYTES:,} are allowed")
         run = Run(
             str(head.get("run") or secrets.token_hex(8))[:64],
             str(head["mode"]),
-            note.body.decode(),
+            note.body[:size].decode(),
             dict(head.get("opts") or {}),
             Tape(allowed=kernel.limits.output_bytes),
             None if head.get("timeout") is None else float(head["timeout"]),
         )
+        if "stdin" in head:
+            run.typed.put_nowait(note.body[size:])
+            run.typed.put_nowait(None)
         kernel.submit(run)
         if not head.get("keep"):
             guest.runs.append((kernel, run))

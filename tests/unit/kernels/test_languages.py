@@ -24,7 +24,7 @@ def test_an_unknown_language_says_which_there_are() -> None:
 def test_a_missing_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(languages, "kernelspecs", dict)
-    with pytest.raises(KernelError, match="install Node.js"):
+    with pytest.raises(KernelError, match=r"install Node\.js"):
         find("node")
 
 
