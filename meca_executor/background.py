@@ -28,9 +28,16 @@ START_S = 60.0
 STOP_S = 30.0
 IDLE_S = 600.0  #: without a session or a kernel, after which it ends
 POLL_S = 0.05
-CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from meca_executor.cli import main; sys.exit(main())"
-)
+#: Forks first, so that it is nobody's child, and whoever started it has nothing to wait for.
+CODE = """
+import json, os, sys
+if os.fork():
+    os._exit(0)
+sys.path[:] = json.loads(sys.argv.pop(1))
+print(os.getpid(), flush=True)
+from meca_executor.cli import main
+sys.exit(main())
+"""
 
 
 class Background(NamedTuple):
@@ -114,29 +121,32 @@ def _start(handle: int, idle_s: float) -> Background:
             pass_fds=[handle],
         )
     assert process.stdout is not None
+    process.wait()
     with process.stdout:
-        line = _first_line(process.stdout.fileno())
-    url = next((word for word in line.split() if word.startswith("http://")), None)
+        said = _ready_lines(process.stdout.fileno())
+    pid, _, ready = said.partition("\n")
+    url = next((word for word in ready.split() if word.startswith("http://")), None)
     if url is None:
-        process.kill()
-        process.wait()
+        if pid.isdigit():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         told = log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-        raise GatewayUnreachable(f"the background gateway did not start: {told or line or 'it said nothing'}")
-    process.returncode = 0  # it is not ours to wait for
-    there = Background(url, process.pid)
+        raise GatewayUnreachable(f"the background gateway did not start: {told or 'it said nothing'}")
+    there = Background(url, int(pid))
     os.pwrite(handle, json.dumps(there._asdict()).encode(), 0)
     return there
 
 
-def _first_line(descriptor: int) -> str:
-    deadline, line = time.monotonic() + START_S, b""
+def _ready_lines(descriptor: int) -> str:
+    """Return its process number, and its ready line; less when it ends before."""
+    deadline, said = time.monotonic() + START_S, b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
-        while not line.endswith(b"\n") and selector.select(max(0.0, deadline - time.monotonic())):
+        while said.count(b"\n") < 2 and selector.select(max(0.0, deadline - time.monotonic())):
             if not (data := os.read(descriptor, 4096)):
                 break
-            line += data
-    return line.decode("utf-8", "replace")
+            said += data
+    return said.decode("utf-8", "replace")
 
 
 def _take(handle: int) -> bool:
