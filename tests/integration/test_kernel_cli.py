@@ -14,6 +14,7 @@ import pytest
 from meca_executor import background
 from tests.helpers.waiting import wait_until
 
+from .standing import standing_gateway
 from .test_kernels import C_PROGRAM, needs_gcc, write_all
 
 pexpect = pytest.importorskip("pexpect", reason="needs pexpect")
@@ -91,6 +92,18 @@ class Screen:
         return normal("\n".join(line.rstrip() for line in self._screen.display).rstrip())
 
 
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway for several tests; without it each command starts its own."""
+    with standing_gateway(tmp_path_factory.mktemp("gateway"), "--workers", "1") as gateway:
+        yield gateway.url
+
+
+@pytest.fixture
+def there(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MECA_ENDPOINT", endpoint)
+
+
 @pytest.fixture
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MECA_STATE_DIR", str(tmp_path / "state"))
@@ -107,14 +120,14 @@ def test_hello_world_on_a_terminal(tmp_path: Path) -> None:
     assert screen.text == HELLO
 
 
-def test_hello_world_in_a_pipe_has_no_colour_and_no_carriage_return(tmp_path: Path) -> None:
+def test_hello_world_in_a_pipe_has_no_colour_and_no_carriage_return(there: None, tmp_path: Path) -> None:
     done = meca("run", "python3", "-c", "print('hello world')", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "hello world\n")
     assert normal(done.stderr) == HELLO.replace("hello world\n", "") + "\n"
 
 
 @needs_gcc
-def test_a_c_program_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
+def test_a_c_program_on_a_terminal_and_in_a_pipe(there: None, tmp_path: Path) -> None:
     write_all(tmp_path, C_PROGRAM)
     screen = Screen(["run", "c", *C_PROGRAM], tmp_path)
     assert screen.end() == 0
@@ -125,7 +138,7 @@ def test_a_c_program_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
 
 
 @needs_gcc
-def test_a_program_asks_at_the_terminal_and_reads_a_pipe(tmp_path: Path) -> None:
+def test_a_program_asks_at_the_terminal_and_reads_a_pipe(there: None, tmp_path: Path) -> None:
     source = (
         '#include <stdio.h>\nint main(void){int n=0;printf("number? ");scanf("%d",&n);printf("%d\\n",2*n);return n;}'
     )
@@ -139,7 +152,7 @@ def test_a_program_asks_at_the_terminal_and_reads_a_pipe(tmp_path: Path) -> None
     assert (done.returncode, done.stdout, done.stderr) == (4, "number? 8\n", "")
 
 
-def test_python_asks_at_the_terminal(tmp_path: Path) -> None:
+def test_python_asks_at_the_terminal(there: None, tmp_path: Path) -> None:
     screen = Screen(["run", "-q", "python3", "-c", "print('hello', input('name? '))"], tmp_path)
     screen.expect(r"name\? ")
     screen.child.sendline("joe")
@@ -147,7 +160,7 @@ def test_python_asks_at_the_terminal(tmp_path: Path) -> None:
     assert screen.text.splitlines() == ["name? joe", "hello joe"]
 
 
-def test_ctrl_c_ends_the_run_and_cleans_up(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_run_and_cleans_up(there: None, tmp_path: Path) -> None:
     code = "print('begun', flush=True); import time; time.sleep(600)"
     screen = Screen(["run", "python3", "-c", code], tmp_path)
     screen.expect("begun")
@@ -175,7 +188,7 @@ def test_ctrl_c_ends_the_run_and_cleans_up(tmp_path: Path) -> None:
     ],
     ids=["raises", "sys.exit", "timeout", "unknown", "exit", "stdin", "script", "not found", "dies", "environment"],
 )
-def test_exit_codes(words: list[str], stdin: str, code: int, out: str, err: str, tmp_path: Path) -> None:
+def test_exit_codes(words: list[str], stdin: str, code: int, out: str, err: str, there: None, tmp_path: Path) -> None:
     done = meca("run", "-q", *words, cwd=tmp_path, stdin=stdin)
     assert (done.returncode, done.stdout) == (code, out), done.stderr
     assert err in done.stderr
@@ -183,14 +196,14 @@ def test_exit_codes(words: list[str], stdin: str, code: int, out: str, err: str,
 
 
 @needs_gcc
-def test_a_build_that_fails(tmp_path: Path) -> None:
+def test_a_build_that_fails(there: None, tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text("int main(void) { return x; }")
     done = meca("run", "-q", "c", "main.c", cwd=tmp_path)
     assert done.returncode == 127
     assert "✘ Build failed (exit code" in done.stderr
 
 
-def test_bytes_pass_as_they_are_and_files_come_back(tmp_path: Path) -> None:
+def test_bytes_pass_as_they_are_and_files_come_back(there: None, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(
         "import sys; open('made.bin', 'wb').write(bytes(range(256))); sys.stdout.buffer.write(bytes(range(256)))"
     )
@@ -252,7 +265,7 @@ def test_a_shell_is_left_and_found_again(own_state: Path) -> None:
     assert meca("kernel", "rm", "term", cwd=own_state).returncode == 0
 
 
-def test_the_terminal_is_itself_again_afterwards(tmp_path: Path) -> None:
+def test_the_terminal_is_itself_again_afterwards(there: None, tmp_path: Path) -> None:
     """A shell runs `meca pty`: its own terminal modes are the same before and after."""
     command = " ".join(MECA)
     script = f"stty -g > before; {command} pty sh; echo rc=$?; stty -g > after; echo do''ne"

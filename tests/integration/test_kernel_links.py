@@ -76,13 +76,13 @@ def test_a_slow_reader_holds_up_the_kernel_and_gets_all(gateway: Standing) -> No
     async def read() -> int:
         async with await AsyncKernel.get_or_create("sh", endpoint=gateway.url) as kernel:
             size = 0
-            async with kernel.stream_pty(command=["sh", "-c", "head -c 60000000 /dev/zero | tr '\\0' x"]) as pty:
+            async with kernel.stream_pty(command=["sh", "-c", "head -c 24000000 /dev/zero | tr '\\0' x"]) as pty:
                 async for data in pty:
                     assert b"not kept" not in data
                     size += len(data)
             return size
 
-    assert asyncio.run(read()) == 60_000_000
+    assert asyncio.run(read()) == 24_000_000
 
 
 def test_two_keys_with_one_token_have_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
