@@ -18,12 +18,15 @@ SUMMARY = "list kept kernels, show what they printed, run code in one, end one"
 ACTIONS = ("ls", "logs", "rm", "exec")
 
 EPILOG = """\
-  meca kernel ls                  the kernels of your access key
-  meca kernel logs TOKEN          the last that it ran and printed
-  meca kernel exec TOKEN CODE     run a snippet in it; - reads it from standard input
-  meca kernel rm TOKEN...         end it
+ls lists the kernels of your access key, logs shows the last that one ran and printed, exec runs a snippet in one (- is
+standard input), and rm ends some. A kernel is named by its token or its id. Without an endpoint these are the kernels
+of your background gateway.
 
-A kernel is named by its token or its id. Without an endpoint these are the kernels of your background gateway.
+examples:
+  meca kernel ls
+  meca kernel logs work
+  meca kernel exec work "print(x)"
+  meca kernel rm work
 
 exit codes: 0 done, 1 there is no such kernel, 2 wrong arguments, 3 no gateway; exec: as meca run"""
 

@@ -22,6 +22,10 @@ Any Jupyter kernelspec is a language. To add one, install it where the gateway r
 With the extra "kernels" Python and Lua keep their state from one snippet to the next:
   pip install "meca-executor[kernels]"
 
+examples:
+  meca kernels
+  meca kernels --endpoint http://127.0.0.1:3001
+
 exit codes: 0 done, 3 no gateway could be used"""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import KernelEnded, KernelError
 from .batch import SnippetEngine, Steps
@@ -29,6 +29,16 @@ QUEUED = 1000  #: runs that may wait
 TERMINALS = 16
 
 
+class Groups(Protocol):
+    """Whoever ends process groups with the gateway, also when it is killed."""
+
+    def watch(self, group: int) -> None:
+        """There is one."""
+
+    def done(self, group: int) -> None:
+        """It has ended."""
+
+
 class HostedKernel:
     """One kernel; `start` makes it ready, `end` takes it away.
 
@@ -39,6 +49,7 @@ class HostedKernel:
         limits: What it may use.
         environ: The environment of its processes.
         on_end: Told when it ended, by whatever.
+        groups: Told the process groups that have to end with the gateway.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class HostedKernel:
         limits: Limits,
         environ: Mapping[str, str],
         on_end: Callable[[HostedKernel], object],
+        groups: Groups | None = None,
     ) -> None:
         self.id = secrets.token_urlsafe(16)
         self.owner, self.token, self.found, self.limits = owner, token, found, limits
@@ -61,6 +73,8 @@ class HostedKernel:
         self.why: str | None = None  #: it ended
         self.users = 0  #: clients that are there
         self._on_end = on_end
+        self._groups = groups
+        self._group: int | None = None  # of the engine
         self._log: deque[tuple[str, bytes]] = deque()
         self._log_bytes = 0
         self._queue: asyncio.Queue[Run] = asyncio.Queue(QUEUED)
@@ -105,7 +119,16 @@ class HostedKernel:
         if ready.cancelled() or ready.exception() is not None:
             self.end("it did not start")
         else:
+            self._group = self._engine.pid
+            if self._groups is not None and self._group is not None:
+                self._groups.watch(self._group)
             self._worker = asyncio.create_task(self._work())
+
+    async def _stop_engine(self) -> None:
+        await self._engine.stop()
+        if self._groups is not None and self._group is not None:
+            self._groups.done(self._group)
+        self._group = None
 
     # -- runs ---------------------------------------------------------------------------------------
 
@@ -207,7 +230,7 @@ class HostedKernel:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        await self._engine.stop()
+        await self._stop_engine()
         for run in list(self.runs.values()):
             run.end(
                 "interrupted", INTERRUPTED, {"name": "Restarted", "value": "the kernel was restarted", "traceback": ""}
@@ -243,6 +266,10 @@ class HostedKernel:
     # -- limits and the end -----------------------------------------------------------------------------
 
     def _watch_step(self, pid: int | None) -> str | None:
+        if self._groups is not None and pid is not None:
+            self._groups.watch(pid)
+        elif self._groups is not None and self._step_pid is not None:
+            self._groups.done(self._step_pid)
         self._step_pid, why = pid, self._memory
         self._memory = None if pid is None else why
         return why
@@ -288,7 +315,7 @@ class HostedKernel:
                 task.cancel()
         await asyncio.gather(*(task for task in (self._ready, self._worker) if task), return_exceptions=True)
         error = {"name": "KernelEnded", "value": why, "traceback": ""}
-        await self._engine.stop()
+        await self._stop_engine()
         for run in self.runs.values():
             run.end("ended", OURS, error)
         for name in list(self.terminals):

@@ -18,6 +18,8 @@ from .runs import Limits
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .hosted import Groups
+
 LOOK_S = 0.5
 PER_OWNER = 64  #: kernels that one access key may have at once
 REMEMBERED = 1000  #: ended kernels of which it is known why
@@ -30,10 +32,12 @@ class House:
 
     Args:
         environ: The environment that kernels begin with.
+        groups: Ends their processes if this one is killed; None is nobody.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], groups: Groups | None = None) -> None:
         self._environ = dict(environ)
+        self._groups = groups
         self._kernels: dict[str, HostedKernel] = {}
         self._named: dict[tuple[str, str], HostedKernel] = {}
         self._ended: OrderedDict[str, tuple[str, str]] = OrderedDict()  # id -> (owner, why)
@@ -70,7 +74,9 @@ class House:
             await there.ended()
         if sum(kernel.owner == owner for kernel in self._kernels.values()) >= PER_OWNER:
             raise KernelError(f"access key {owner} has {PER_OWNER} kernels already; destroy one")
-        kernel = HostedKernel(owner, token, found, Limits.of(limits), {**self._environ, **env}, self._on_end)
+        kernel = HostedKernel(
+            owner, token, found, Limits.of(limits), {**self._environ, **env}, self._on_end, self._groups
+        )
         self._kernels[kernel.id] = kernel
         if token is not None:
             self._named[owner, token] = kernel

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from ..wire.kernels import Note
-    from .hosted import HostedKernel
+    from .hosted import Groups, HostedKernel
 
 MODES = ("query", "batch")
 
@@ -90,10 +90,15 @@ class Guest:
 
 
 class KernelService:
-    """Answers notes; make it inside the loop."""
+    """Answers notes; make it inside the loop.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.house = House(without_secrets(environ))
+    Args:
+        environ: The environment that kernels begin with, less our keys.
+        groups: Ends their processes if this one is killed; None is nobody.
+    """
+
+    def __init__(self, environ: Mapping[str, str], groups: Groups | None = None) -> None:
+        self.house = House(without_secrets(environ), groups)
         self._guests: dict[Visitor, Guest] = {}
         self._verbs: dict[str, Callable[[Visitor, Guest, Note], Awaitable[None]]] = {
             name.removeprefix("_do_"): getattr(self, name) for name in dir(self) if name.startswith("_do_")

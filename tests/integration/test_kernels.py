@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 60.0
+ROOT = Path(__file__).resolve().parents[2]
 C_PROGRAM = {
     "main.c": '#include <stdio.h>\n#include "mylib.h"\nint main(void) { printf("myvalue is %d\\n", value()); }\n',
     "mylib.c": '#include "mylib.h"\nint value(void) { return 42; }\n',
@@ -178,6 +181,30 @@ def test_out_of_memory_is_told() -> None:
         assert kernel.execute("1").text == "1"
         with pytest.raises(KernelEnded, match=r"out of memory: it used .* its limit is 300 MiB"):
             kernel.execute("x = b'x' * (600 << 20)\nimport time; time.sleep(60)")
+
+
+def test_a_gateway_that_is_killed_leaves_no_process_of_its_kernels(tmp_path: Path) -> None:
+    """The suite's own check sees to it: neither kernels nor what a run has started live on."""
+    mark = tmp_path / "mark"
+    script = f"""
+import os, signal
+from meca_executor.kernel import Kernel
+
+shell, python = Kernel.get_or_create("sh"), Kernel.get_or_create("python3")
+future = shell.submit("sleep 600 & touch {mark}; sleep 600")
+while not os.path.exists({str(mark)!r}):
+    pass
+os.kill(shell._core.link._gateway._popen.pid, signal.SIGKILL)
+try:
+    future.result(30)
+except Exception as error:
+    print(error)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert "host lost: the embedded gateway died" in finished.stdout, finished.stderr
 
 
 # -- other languages

@@ -26,6 +26,7 @@ PRINTS = {
     "OMP_NUM_THREADS": ["('1', 'test', '/')"],
     "ex.put": ["['0', '1', '2', '3', '4']"],
     "meca-python:latest": ["49"],
+    "hello kernel": ["[['stdout', 'hello kernel\\n'], ['media', ['text/plain', '42']]] 0 42 None", "['1024']"],
 }
 
 
