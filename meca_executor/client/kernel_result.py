@@ -35,6 +35,7 @@ class RunResult(dict[str, Any]):
 
     def __init__(self, run: str) -> None:
         super().__init__(status="continued", console=[], options=None, files=[], exitCode=None, runId=run)
+        self._parts: list[str] = []  # of the last console entry: they are joined when somebody looks
         self.error: RunError | None = None  #: why it failed
         self.media: list[Media] = []  #: what was shown
         self.steps: dict[str, int] = {}  #: exit codes of `build`, `exec` and `clean`
@@ -69,16 +70,21 @@ class RunResult(dict[str, Any]):
     def _text(self, stream: str) -> str:
         return "".join(data for kind, data in self["console"] if kind == stream)
 
-    def take(self, note: Note) -> list[Any] | None:
-        """Add an event; returns the console entry that it is, if it is one."""
+    def take(self, note: Note, text: str | None = None) -> list[Any] | None:
+        """Add an event; returns the console entry that it is, if it is one.
+
+        Args:
+            text: What a stream says, where a character may have come in two pieces.
+        """
         head, kind = note.head, note.head.get("t")
         if kind in ("stdout", "stderr"):
-            return self._say(str(kind), note.body.decode("utf-8", "replace"))
+            return self._say(str(kind), note.body.decode("utf-8", "replace") if text is None else text)
         if kind in ("media", "html"):
             data = json.loads(note.body)
             shown = Media(str(head["mime"]), data, bool(head.get("result")))
             self.media.append(shown)
             body = data[shown.mime]
+            self.settle()
             entry = ["html", body] if kind == "html" else ["media", [shown.mime, body]]
             self["console"].append(entry)
             return entry
@@ -104,8 +110,15 @@ class RunResult(dict[str, Any]):
         if not text:
             return None
         console = self["console"]
-        if console and console[-1][0] == stream:
-            console[-1][1] += text
-        else:
-            console.append([stream, text])
+        if not (self._parts and console[-1][0] == stream):
+            self.settle()
+            console.append([stream, ""])
+        self._parts.append(text)
         return [stream, text]
+
+    def settle(self) -> RunResult:
+        """Return itself, with all that was said in its console."""
+        if self._parts:
+            self["console"][-1][1] = "".join(self._parts)
+            self._parts = []
+        return self

@@ -182,7 +182,7 @@ class KernelCore:
             try:
                 note = await asyncio.wait_for(state.exchange.next(), left)
             except (asyncio.TimeoutError, TimeoutError):
-                return result
+                return result.settle()
             except BaseException:
                 self._runs.pop(state.run, None)
                 raise
@@ -191,11 +191,13 @@ class KernelCore:
             if on_bytes is not None and note.head.get("t") in decoders:
                 on_bytes(note.head["t"], note.body)
                 continue
-            said = result.take(decoded(note, decoders))
+            decoder = decoders.get(str(note.head.get("t")))
+            said = result.take(note, None if decoder is None else decoder.decode(note.body))
             if said is not None and on_output is not None:
                 on_output(said[0], said[1])
             if result.status == "waiting-input":
-                return result
+                return result.settle()
+        result.settle()
         self._runs.pop(state.run, None)
         if result.status in ("died", "ended"):
             text = result.error.value if result.error is not None else result.status
@@ -256,14 +258,6 @@ class KernelCore:
             await aside(partial(store, root / path, content))
             written.append(root / path)
         return written
-
-
-def decoded(note: Note, decoders: Mapping[str, codecs.IncrementalDecoder]) -> Note:
-    """Return an event whose text ends with a whole character; the rest of it comes with the next one."""
-    kind = str(note.head.get("t"))
-    if kind not in decoders:
-        return note
-    return note._replace(body=decoders[kind].decode(note.body).encode())
 
 
 def planned(files: Iterable[str | os.PathLike[str]], basedir: str | os.PathLike[str] | None) -> list[tuple[str, Path]]:

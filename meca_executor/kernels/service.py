@@ -59,6 +59,8 @@ class Forward(Reader):
 
     def pump(self) -> None:
         """There is more to send, or room for it."""
+        if self._visitor.behind:
+            return
         for entry in list(self._tape.after(self.number)):
             if self._visitor.behind:
                 return

@@ -304,6 +304,10 @@ def test_much_output_arrives_whole(shell: Kernel) -> None:
     assert result.stdout == "".join(f"{number}\n" for number in range(1, 2_000_001))
 
 
+def test_a_character_that_comes_in_two_pieces_is_whole(shell: Kernel) -> None:
+    assert shell.execute(r"printf '\342\234'; sleep 0.2; printf '\224 ok'").stdout == "✔ ok"
+
+
 # -- files
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from typing import Any
 
 from meca_executor.client.kernel_result import RunResult
-from meca_executor.client.kernels import decoded
 from meca_executor.wire.kernels import Note, Say
 
 
@@ -19,7 +17,7 @@ def result_of(*events: Note) -> RunResult:
     result = RunResult("r1")
     for one in events:
         result.take(one)
-    return result
+    return result.settle()
 
 
 def test_the_keys_of_a_run_that_goes_on() -> None:
@@ -57,9 +55,3 @@ def test_waiting_for_a_password() -> None:
 def test_missing_output_is_marked() -> None:
     result = result_of(event("cut", bytes=1234))
     assert "1,234 bytes of output are missing here" in result.stderr
-
-
-def test_a_character_in_two_pieces_arrives_whole() -> None:
-    decoders = {"stdout": codecs.getincrementaldecoder("utf-8")("replace")}
-    parts = [decoded(event("stdout", part), decoders).body for part in (b"\xe2\x9c", b"\x94 ok")]
-    assert b"".join(parts).decode() == "✔ ok"
