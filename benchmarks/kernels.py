@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def plain() -> tuple[Callable[[], object], Callable[[], str | None]]:
     """Return the same of a kernel that a plain client starts."""
     from jupyter_client.manager import KernelManager
 
-    manager = KernelManager(transport="ipc")
+    folder = tempfile.TemporaryDirectory(prefix="bench-")  # or kernels that start at once would share their sockets
+    manager = KernelManager(transport="ipc", connection_file=os.path.join(folder.name, "c.json"))
     manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
@@ -85,6 +87,7 @@ def plain() -> tuple[Callable[[], object], Callable[[], str | None]]:
     def end() -> None:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+        folder.cleanup()
 
     run()
     return end, run

@@ -13,7 +13,7 @@ from meca_executor import cli, errors
 from tests.helpers.scripts import run
 
 README = Path(meca_executor.__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 #: what a block prints, by words of its code; blocks that print nothing certain are not here
 PRINTS = {
