@@ -114,11 +114,8 @@ class Gateway:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
         old_dialect = None if trusting or exposed else (frozenset(map(with_tag, [*apps, *images])), capacity)
-        self._desk = Desk(KernelService(os.environ))
-        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
-        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, apps)), host_capacity())
         self._desk = Desk(KernelService(os.environ, self._guardian))
-        self._server = Server(self._hub, keys, slots, old_dialect, behind_proxy, self._desk)
+        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
         self.slots = slots
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()

@@ -74,3 +74,12 @@ class Owners:
             f"{what}: the gateway's key file has {len(self._known)} owners, and all their functions would run as one "
             f"system user; {way}, or have the operator start the gateway with --trust-all-keys"
         )
+
+    def why_no_kernels(self) -> str | None:
+        """Return why no kernel runs here, and the way out; None when they do. As for functions."""
+        if self.why_not() is None:
+            return None
+        return (
+            f"kernels are not run here: the gateway's key file has {len(self._known)} owners, and all their kernels would "
+            "run as one system user; have the operator start the gateway with --trust-all-keys"
+        )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .hosted import Groups, HostedKernel
 
 MODES = ("query", "batch")
+RUNS_CODE = frozenset({"create", "execute", "restart", "complete", "input", "pty", "type"})  #: not listing, nor ending
 
 log = logging.getLogger("meca.gateway")
 
@@ -97,10 +98,17 @@ class KernelService:
     Args:
         environ: The environment that kernels begin with, less our keys.
         groups: Ends their processes if this one is killed; None is nobody.
+        why_not: Says why no code may be run here; None as long as it may.
     """
 
-    def __init__(self, environ: Mapping[str, str], groups: Groups | None = None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        groups: Groups | None = None,
+        why_not: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.house = House(without_secrets(environ), groups)
+        self._why_not = why_not
         self._guests: dict[Visitor, Guest] = {}
         self._verbs: dict[str, Callable[[Visitor, Guest, Note], Awaitable[None]]] = {
             name.removeprefix("_do_"): getattr(self, name) for name in dir(self) if name.startswith("_do_")
@@ -116,6 +124,8 @@ class KernelService:
     async def _answer(self, visitor: Visitor, guest: Guest, note: Note) -> None:
         try:
             verb = self._verbs.get(str(note.head.get("do")))
+            if (why := self._why_not()) is not None and note.head["do"] in RUNS_CODE:
+                raise KernelError(why)
             if verb is None:
                 raise KernelError(f"a gateway of this version cannot {str(note.head.get('do'))[:40]!r}")
             await verb(visitor, guest, note)

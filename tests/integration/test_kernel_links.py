@@ -88,7 +88,7 @@ def test_a_slow_reader_holds_up_the_kernel_and_gets_all(gateway: Standing) -> No
 def test_two_keys_with_one_token_have_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = tmp_path / "keys"
     pairs = [add_keys(keys), add_keys(keys)]
-    with standing_gateway(tmp_path, "--key-file", str(keys), "--workers", "1") as gateway:
+    with standing_gateway(tmp_path, "--key-file", str(keys), "--trust-all-keys", "--workers", "1") as gateway:
         kernels = []
         for pair in pairs:
             monkeypatch.setenv("MECA_ACCESS_KEY", pair.access_key)
@@ -104,6 +104,20 @@ def test_two_keys_with_one_token_have_two_kernels(tmp_path: Path, monkeypatch: p
             two._do(two._core.link.ask({"do": "info", "kernel": one.kernel_id}))
         one.destroy()
         two.destroy()
+
+
+def test_several_owners_have_no_kernels_unless_they_are_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    pair, _ = add_keys(keys), add_keys(keys)
+    monkeypatch.setenv("MECA_ACCESS_KEY", pair.access_key)
+    monkeypatch.setenv("MECA_SECRET_KEY", pair.secret_key)
+    with (
+        standing_gateway(tmp_path, "--key-file", str(keys), "--workers", "1") as gateway,
+        pytest.raises(KernelError, match=r"kernels are not run here: .* 2 owners.*--trust-all-keys"),
+    ):
+        Kernel.get_or_create("sh", endpoint=gateway.url)
 
 
 def test_a_token_finds_its_kernel_and_only_in_its_language(gateway: Standing) -> None:
