@@ -80,6 +80,6 @@ class Owners:
         if self.why_not() is None:
             return None
         return (
-            f"kernels are not run here: the gateway's key file has {len(self._known)} owners, and all their kernels would "
-            "run as one system user; have the operator start the gateway with --trust-all-keys"
+            f"kernels are not run here: the gateway's key file has {len(self._known)} owners, and all their kernels "
+            "would run as one system user; have the operator start the gateway with --trust-all-keys"
         )
