@@ -97,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
     )
+    parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
+    add_background(parser)
+
+
+def add_background(parser: argparse.ArgumentParser) -> None:
+    """Add what has to do with the background gateway."""
     parser.add_argument(
         "--idle-exit",
         type=amount,

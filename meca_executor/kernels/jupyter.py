@@ -20,6 +20,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelBusy, KernelError
+from .preparation import PREPARE
 from .process import ended, how_it_ended, launched, signal_group
 from .runs import INTERRUPTED, OURS, TIMEOUT, Outcome
 
@@ -35,32 +36,6 @@ COMPLETE_S = 20.0
 END_S = 1.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 PYTHONS = {"python", "python3", f"python3.{sys.version_info[1]}"}
-#: For Python: no advice after sys.exit(); and a cell is over when what its children wrote has been read.
-PREPARE = """
-def _meca():
-    import fcntl, resource, struct, termios, time, warnings
-    warnings.filterwarnings("ignore", "To exit:", UserWarning)
-    def children():
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_minflt, used.ru_nvcsw, used.ru_nivcsw
-    def unread(descriptor):
-        try:
-            return struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
-        except OSError:
-            return 0
-    before = children()
-    def drained(*_):
-        nonlocal before
-        wrote, until = before != children() or unread(1) or unread(2), time.monotonic() + 0.5
-        before = children()
-        while wrote and (unread(1) or unread(2)) and time.monotonic() < until:
-            time.sleep(0.001)
-        if wrote:
-            time.sleep(0.005)  # read, and not passed on yet
-    get_ipython().events.register("post_execute", drained)
-_meca()
-del _meca
-"""
 
 
 class JupyterEngine:
@@ -141,18 +116,18 @@ class JupyterEngine:
             (self._client.get_stdin_msg, self._on_question),
         ):
             self._tasks.append(asyncio.create_task(self._read(get, take)))
-        if await self._answer(self._client.kernel_info(), START_S) is None:
+        if await self._answer(self._ask(self._client.kernel_info), START_S) is None:
             how = self._death or f"it does not answer within {START_S:g} s"
             raise KernelError(f"the kernel {self._spec.display_name!r} does not get ready: {how}")
         # A subscription may take effect later than the first answer: no output may be missed.
         while not self._idle.is_set() and self._death is None:
-            self._message = self._client.kernel_info()
+            self._message = self._ask(self._client.kernel_info)
             reply = asyncio.get_running_loop().create_future()
             self._replies[self._message] = reply
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), 0.2)
         if self._spec.language == "python":
-            await self._answer(self._client.execute(PREPARE, silent=True, store_history=False), START_S)
+            await self._answer(self._ask(self._client.execute, PREPARE, silent=True, store_history=False), START_S)
 
     # -- a run ------------------------------------------------------------------------------------
 
@@ -162,7 +137,9 @@ class JupyterEngine:
             return Outcome("died", OURS)
         self._idle.clear()
         self._run = run
-        self._message = self._client.execute(run.code, store_history=True, allow_stdin=True, stop_on_error=False)
+        self._message = self._ask(
+            self._client.execute, run.code, store_history=True, allow_stdin=True, stop_on_error=False
+        )
         try:
             reply = await self._answer(self._message, run.timeout_s)
             timed_out = reply is None and self._death is None
@@ -179,6 +156,17 @@ class JupyterEngine:
             self._run = None
             self._replies.clear()
         return outcome_of(reply or {}, run, timed_out)
+
+    def _ask(self, send: Callable[..., Any], *words: Any, **more: Any) -> Any:
+        """Send something, and have what has come meanwhile read.
+
+        jupyter_client sends past the asynchronous socket; that takes the sign away that there is something to read
+        (a socket of ZeroMQ gives it once), and the reader would sleep on.
+        """
+        sent = send(*words, **more)
+        for channel in (self._client.shell_channel, self._client.stdin_channel, self._client.control_channel):
+            channel.socket._schedule_remaining_events()
+        return sent
 
     async def _answer(self, message: str, timeout: float | None) -> dict[str, Any] | None:
         """Wait for the reply to a request; None when it does not come in time, or the kernel is dead."""
@@ -211,7 +199,7 @@ class JupyterEngine:
         """As `Engine`."""
         if self._run is not None:
             raise KernelBusy(f"the kernel is busy with run {self._run.id}; it completes between runs")
-        message = self._client.complete(code, cursor)
+        message = self._ask(self._client.complete, code, cursor)
         content = await self._answer(message, COMPLETE_S)
         if content is None:
             raise KernelBusy(f"the kernel does not answer within {COMPLETE_S:g} s")
@@ -236,7 +224,7 @@ class JupyterEngine:
     def _on_question(self, message: dict[str, Any]) -> None:
         run, content = self._run, message["content"]
         if run is None:
-            self._client.input("")
+            self._ask(self._client.input, "")
             return
         prompt = str(content.get("prompt", ""))
         if prompt:
@@ -253,7 +241,7 @@ class JupyterEngine:
         if self._run is run:
             run.status = "running"
             # The protocol has no end of input: ipykernel takes this character for one.
-            self._client.input("\x04" if line is None else line.decode("utf-8", "replace"))
+            self._ask(self._client.input, "\x04" if line is None else line.decode("utf-8", "replace"))
 
     def _on_iopub(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
