@@ -114,7 +114,7 @@ class Gateway:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
         old_dialect = None if trusting or exposed else (frozenset(map(with_tag, [*apps, *images])), capacity)
-        self._desk = Desk(KernelService(os.environ, self._guardian))
+        self._desk = Desk(KernelService(os.environ, self._guardian, owners.why_no_kernels))
         self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
         self.slots = slots
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one

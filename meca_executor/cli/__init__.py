@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("demo", "run", "pty", "kernel", "kernels", "offload", "gateway", "image", "keys", "doctor")  #: in the order of `meca --help`
+#: in the order of `meca --help`
+VERBS = ("demo", "run", "pty", "kernel", "kernels", "offload", "gateway", "image", "keys", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

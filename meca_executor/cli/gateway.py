@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
 from ..settings import DEFAULT_PORT
-from ._arguments import count, named_app, port, seconds
-from ._containers import add_engine_options, engine_settings
 from ._arguments import amount, count, named_app, port, seconds
+from ._containers import add_engine_options, engine_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
     add_background(parser)
+    add_engine_options(parser)
 
 
 def add_background(parser: argparse.ArgumentParser) -> None:
@@ -115,8 +115,6 @@ def add_background(parser: argparse.ArgumentParser) -> None:
         help="have your background gateway run, where kept kernels live, and print its URL; other options do not count",
     )
     parser.add_argument("--stop", action="store_true", help="end your background gateway and its kernels")
-    parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
-    add_engine_options(parser)
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
