@@ -32,7 +32,7 @@ def main() -> None:
 
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], argv)  # nosec B606 # what the kernel is, as its language says
     except OSError as error:
         os.write(2, f"cannot run {argv[0]}: {error.strerror}\n".encode())
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_RUNNABLE)
