@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Now: it registers an end of its own, which cannot be done once the interpreter ends. Socket.IO's libraries import it
+# where tornado is installed, and they are imported by the link's thread.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 import weakref
