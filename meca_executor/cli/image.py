@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ContainerFailed, UsageError
-from ..runtimes import engine
 from ._arguments import amount
 
 if TYPE_CHECKING:
     import argparse
 
+    from ..runtimes.engine import Engine
     from ..runtimes.engine_settings import EngineSettings
     from ._image_folder import ImageFolder
 
@@ -79,6 +78,8 @@ def build(folder: ImageFolder, tag: str, settings: EngineSettings) -> None:
     Raises:
         ContainerFailed: It could not be built; the engine's words are in the text.
     """
+    from ..runtimes.engine import EngineError
+
     try:
         builder = connected(settings)
         try:
@@ -86,27 +87,30 @@ def build(folder: ImageFolder, tag: str, settings: EngineSettings) -> None:
                 sys.stderr.write(line + "\n")
         finally:
             builder.close()
-    except engine.EngineError as error:
+    except EngineError as error:
         raise ContainerFailed(f"{tag} could not be built: {error}") from error
 
 
-def connected(settings: EngineSettings) -> engine.Engine:
+def connected(settings: EngineSettings) -> Engine:
     """Return the engine.
 
     Raises:
         UsageError: There is none, or the `docker` package is not installed.
-        engine.EngineError: It does not answer.
+        EngineError: It does not answer.
     """
+    from ..runtimes.engine import Engine
     from ..runtimes.engine_settings import NO_ENGINE, find_engine
 
     url = find_engine(os.environ, settings)
     if url is None:
         raise UsageError(f"{NO_ENGINE}; start one, or name it with --engine URL")
-    return engine.Engine(url, settings)
+    return Engine(url, settings)
 
 
 def test(folder: ImageFolder, tag: str, settings: EngineSettings, timeout: float, out: TextIO) -> int:
     """Compare the reply to the example with what it should be."""
+    import asyncio  # heavy, and every verb is imported for the help
+
     from ._image_folder import difference
 
     given, expected = folder.example()
