@@ -384,7 +384,8 @@ def soak(endpoint: str, names: list[str], seed: str, seconds: float, folder: Pat
         AssertionError: As `Lane.run`.
     """
     printed = Printed()
-    with MecaExecutor(endpoint, max_workers=2, output=printed) as executor, ThreadPoolExecutor(len(names)) as threads:
+    ours = MecaExecutor(endpoint, max_workers=2, output=printed, ship=None)
+    with ours as executor, ThreadPoolExecutor(len(names)) as threads:
         lanes = [Lane(executor, name, seed, folder, printed) for name in names]
         running = [threads.submit(lane.run, seconds) for lane in lanes]
         try:
