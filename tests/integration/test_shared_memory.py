@@ -19,7 +19,7 @@ from meca_executor import MecaExecutor, SharedMemoryFull
 from meca_executor.wire.segments import MOST_OPEN, available
 from tests.contract.rooms import Room
 from tests.helpers.memory import open_segments, segments_of
-from tests.helpers.processes import children, descendants, is_running
+from tests.helpers.processes import children, command, descendants, is_running
 from tests.helpers.proxy import proxy
 from tests.helpers.scripts import finish, run, started
 from tests.helpers.waiting import LIMIT, wait_until
@@ -186,12 +186,12 @@ KILLED = """
 
 
 def test_nothing_is_left_of_a_killed_client(tmp_path: Path) -> None:
-    """Its gateway and workers end with it; memory without a name goes with them."""
+    """Its gateway, workers and guardian end with it; memory without a name goes with them."""
     names = os.listdir("/dev/shm")
     with started(KILLED, tmp_path, env={"PYTHONPATH": str(ROOT)}) as process:
         assert process.stdout
         pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 3 and segments_of([process.pid, *pids])
+        assert len(pids) == 4 and segments_of([process.pid, *pids])
         process.kill()
         finish(process)
     wait_until(lambda: not any(map(is_running, pids)), "the gateway and the workers have ended")
@@ -207,7 +207,7 @@ def test_nothing_is_left_of_killed_gateways_and_workers(tmp_path: Path) -> None:
         worker = executor.submit(os.getpid).result(LIMIT)
         # Not the last child: helper processes of multiprocessing's own may be there, too.
         gateway = next(p for p in children(os.getpid()) if worker in {child.pid for child in children(p.pid)})
-        workers = children(gateway.pid)
+        workers = [one for one in children(gateway.pid) if "runtimes.worker" in command(one.pid)]
         assert len(workers) == 2
         os.kill(workers[0].pid, signal.SIGKILL)
         results += executor.map(twice, [handle, filled(3)] * 4, timeout=LIMIT)
