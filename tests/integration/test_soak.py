@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SOAK_S = float(os.environ.get("SOAK_S", "50"))  #: seconds of work; what is open then is finished
-END_S = 5 * STUCK_S  #: for that; three programs wait for two workers in turn
+END_S = 2 * STUCK_S  #: for that
 CLIENTS = 3
 
 CLIENT = """
