@@ -17,7 +17,7 @@ from .errors import UsageError
 from .gateway.books import History
 from .gateway.broker import Broker
 from .gateway.desk import Desk
-from .gateway.desktop import with_tag
+from .gateway.desktop import Offer, with_tag
 from .gateway.durable import Durable
 from .gateway.hub import Hub
 from .gateway.owners import Owners
@@ -101,7 +101,8 @@ class Gateway:
         examples = shipped()
         self._guardian = Guardian(environ)
         local = Apps({**examples, **apps}, environ=environ, guardian=self._guardian)
-        containers = Containers(engine or EngineSettings(), slots, capacity)
+        engine = engine or EngineSettings()
+        containers = Containers(engine, slots, capacity)
         keeper = None if journal is None else Durable(journal)
         named = set(map(with_tag, apps))
         owners = self._owners = Owners(keys, trust_all_keys, RUNNERS - named)
@@ -113,7 +114,8 @@ class Gateway:
         if journal is not None and keeper is not None:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
-        old_dialect = None if trusting or exposed else (frozenset(map(with_tag, [*apps, *images])), capacity)
+        offer = Offer(frozenset(map(with_tag, [*apps, *images])), frozenset(engine.runtimes), capacity)
+        old_dialect = None if trusting or exposed else offer
         self._desk = Desk(KernelService(os.environ, self._guardian, owners.why_no_kernels))
         self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
         self.slots = slots

@@ -96,7 +96,7 @@ def connected(settings: EngineSettings) -> Engine:
 
     Raises:
         UsageError: There is none, or the `docker` package is not installed.
-        EngineError: It does not answer.
+        meca_executor.runtimes.engine.EngineError: It does not answer.
     """
     from ..runtimes.engine import Engine
     from ..runtimes.engine_settings import NO_ENGINE, find_engine

@@ -13,7 +13,7 @@ import json
 import logging
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -59,23 +59,33 @@ class Client:
     polling: bool = False  #: was sent away to come back on polling
 
 
+class Offer(NamedTuple):
+    """What the old dialect's clients may have of this host.
+
+    Attributes:
+        containers: The names of those that may be run.
+        runtimes: The names of those that the operator has.
+        capacity: How much there is of each resource.
+    """
+
+    containers: frozenset[str]
+    runtimes: frozenset[str]
+    capacity: Mapping[str, float]
+
+
 class DesktopFront:
     """Serves the old dialect beside the native one.
 
     Args:
         sio: The gateway's Socket.IO server.
         hub: Runs the containers.
-        allowed: The names of those that may be run.
-        capacity: What this host has of each resource.
+        offer: What clients may have.
     """
 
-    def __init__(
-        self, sio: socketio.AsyncServer, hub: Hub, allowed: frozenset[str], capacity: Mapping[str, float]
-    ) -> None:
+    def __init__(self, sio: socketio.AsyncServer, hub: Hub, offer: Offer) -> None:
         self._sio = sio
         self._hub = hub
-        self._allowed = allowed
-        self._capacity = capacity
+        self._offer = offer
         self.transports = Transports(sio)
         self._clients: dict[str, Client] = {}  # by name
         self._connected: dict[str, Client] = {}  # by connection
@@ -173,20 +183,28 @@ class DesktopFront:
         self._tell(client, old.RESULT, int(error is None), reply or "", error, task_id, str(uuid4()))
 
     async def _outcome(self, job: old.Job) -> tuple[Status, bytes]:
-        resource = dict(job.resource or {})
+        resource, runtime = self._wishes(job)
+        if with_tag(job.container_ref) not in self._offer.containers:
+            named = ", ".join(sorted(self._offer.containers)) or "none"
+            told = f"container {job.container_ref!r} may not be run here; the operator named: {named}"
+            return Status.NO_HOST, told.encode()
+        if (why := why_never(resource, self._offer.capacity)) is not None:
+            return Status.NO_HOST, why.encode()
+        options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=runtime, resource=resource)
+        return await self._hub.calls.ask(options, job.content.encode("utf-8", "surrogatepass"), old.NAMESPACE)
+
+    def _wishes(self, job: old.Job) -> tuple[dict[str, float], str | None]:
+        """Return the resources and the runtime of a job; here a GPU and a runtime are wishes, as they always were."""
+        resource, runtime = dict(job.resource or {}), job.runtime
         if job.use_gpu or job.gpu_count:
-            if self._capacity.get("gpu"):
+            if self._offer.capacity.get("gpu"):
                 resource["gpu"] = max(1, job.gpu_count)
             else:
                 log.warning("task %s: use_gpu is ignored, this gateway gives no GPU to containers", job.task_id)
-        if with_tag(job.container_ref) not in self._allowed:
-            named = ", ".join(sorted(self._allowed)) or "none"
-            told = f"container {job.container_ref!r} may not be run here; the operator named: {named}"
-            return Status.NO_HOST, told.encode()
-        if (why := why_never(resource, self._capacity)) is not None:
-            return Status.NO_HOST, why.encode()
-        options = Options(timeout=JOB_S, container_ref=job.container_ref, runtime=job.runtime, resource=resource)
-        return await self._hub.calls.ask(options, job.content.encode("utf-8", "surrogatepass"), old.NAMESPACE)
+        if runtime is not None and runtime not in self._offer.runtimes:
+            log.warning("task %s: runtime %r is ignored, this gateway has none of that name", job.task_id, runtime)
+            runtime = None
+        return resource, runtime
 
     # -- sending ----------------------------------------------------------------------------------
 

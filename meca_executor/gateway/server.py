@@ -17,7 +17,7 @@ from ..settings import HELLO_LIMIT, KEY_LIMIT, NAME_LIMIT
 from ..wire import kernels, probe, proof, segments
 from ..wire.desktop import NAMESPACE as OLD_NAMESPACE
 from ..wire.stream import FRAME_LIMIT
-from .desktop import DesktopFront
+from .desktop import DesktopFront, Offer
 from .door import PROOF_S, Door, Refusal, revoked, too_soon, wrong_key
 from .keeper import limits
 from .listening import listen
@@ -71,7 +71,7 @@ class Server:
         hub: Where frames go.
         owners: Of the access keys that may connect.
         slots: Tasks that run at once.
-        old_dialect: Serve that on `/` too: the names of the containers that may be run, and this host's capacity.
+        old_dialect: Serve that on `/` too, and what its clients may have.
         behind_proxy: Something in front ends TLS and names clients' addresses.
         desk: Where the sessions of those are who use kernels; None where there are no kernels.
     """
@@ -81,7 +81,7 @@ class Server:
         hub: Hub,
         owners: Owners,
         slots: int,
-        old_dialect: tuple[frozenset[str], Mapping[str, float]] | None = None,
+        old_dialect: Offer | None = None,
         behind_proxy: bool = False,
         desk: Desk | None = None,
     ) -> None:
@@ -111,7 +111,7 @@ class Server:
         self._door = Door(behind_proxy, self._is_old)
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.TimerHandle | None = None
-        self._front = None if old_dialect is None else DesktopFront(self._sio, hub, *old_dialect)
+        self._front = None if old_dialect is None else DesktopFront(self._sio, hub, old_dialect)
         self._runner: web.AppRunner | None = None
         self._probe = probe.Probe() if segments.available() else None  # shows a client that it can read our memory
 
