@@ -15,10 +15,10 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ..wire.code import MalformedCode, unpack
+from ..wire.code import MalformedCode, digest_of, head_of, unpack
 
 if TYPE_CHECKING:
-    from ..wire.code import Unit
+    from ..wire.code import Head, Unit
 
 PREFIX = "meca-code-"
 _NAME = re.compile(PREFIX + r"[0-9a-f]{16}")
@@ -60,18 +60,18 @@ class Code:
     def take(self, number: int, payload: bytes) -> None:
         """Make a unit importable; a failure is kept in `problem`, for the task that misses it."""
         try:
-            unit = unpack(payload)
-            if self._have.get(unit.name) == number:
+            head = head_of(payload)
+            if self._have.get(head.name) == number:
                 return
-            in_place = _is_in_place(unit)
-            if not in_place or unit.name in self._have:
-                self._forget(unit.name)
+            in_place = _is_in_place(head)
+            if not in_place or head.name in self._have:
+                self._forget(head.name)
             if not in_place:
                 place = os.path.join(self._folder, f"{number:016x}")
-                self._write(place, unit)
+                self._write(place, unpack(payload))
                 sys.path.insert(0, place)
-                self._places[unit.name] = place
-            self._have[unit.name] = number
+                self._places[head.name] = place
+            self._have[head.name] = number
             importlib.invalidate_caches()
         except (OSError, MalformedCode) as error:
             self.problem = f"code that was sent for this call could not be written to {self._folder}: {error}"
@@ -107,12 +107,15 @@ class Code:
         os.rename(new, self._folder)
 
 
-def _is_in_place(unit: Unit) -> bool:
+def _is_in_place(head: Head) -> bool:
     """Whether this process finds the same files where the client has them."""
-    if not unit.root or unit.root not in sys.path or not os.path.isdir(unit.root):
+    if not head.root or head.root not in sys.path:
         return False
+    files = {os.path.join(head.root, *path.split("/")): size for path, size in head.sizes.items()}
     try:
-        return all(_content(os.path.join(unit.root, *path.split("/"))) == data for path, data in unit.files.items())
+        if any(os.path.getsize(file) != size for file, size in files.items()):
+            return False
+        return digest_of(map(_content, files)) == head.digest
     except OSError:
         return False
 

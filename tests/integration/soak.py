@@ -384,7 +384,7 @@ def soak(endpoint: str, names: list[str], seed: str, seconds: float, folder: Pat
         AssertionError: As `Lane.run`.
     """
     printed = Printed()
-    ours = MecaExecutor(endpoint, max_workers=2, output=printed, ship=None)
+    ours = MecaExecutor(endpoint, max_workers=2, output=printed)
     with ours as executor, ThreadPoolExecutor(len(names)) as threads:
         lanes = [Lane(executor, name, seed, folder, printed) for name in names]
         running = [threads.submit(lane.run, seconds) for lane in lanes]

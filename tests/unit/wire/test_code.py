@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
+import zlib
 
 import pytest
 
-from meca_executor.wire.code import MalformedCode, Unit, number_of, pack, unpack
+from meca_executor.wire.code import MalformedCode, Unit, digest_of, head_of, number_of, pack, unpack
 
 UNIT = Unit("pkg", "/home/me", {"pkg/__init__.py": b"x = 1\n", "pkg/a/b.bin": bytes(range(256)) * 50})
 
 
-def archive(comment: bytes, **files: str) -> bytes:
-    """Return a zip file."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        for name, text in files.items():
-            made.writestr(name, text)
-        made.comment = comment
-    return file.getvalue()
+def archive(head: object, content: bytes = b"") -> bytes:
+    """Return what `pack` would make of these."""
+    told = json.dumps(head).encode()
+    return len(told).to_bytes(4, "little") + told + zlib.compress(content)
+
+
+def head(**fields: object) -> dict[str, object]:
+    """Return what an archive without files says of itself, and these fields in place of its own."""
+    return {"name": "pkg", "root": "", "sizes": {}, "digest": "", **fields}
 
 
 def test_a_unit_comes_back() -> None:
     """Name, place and files; and it is compressed."""
     payload = pack(UNIT)
     assert unpack(payload) == UNIT
+    told = head_of(payload)
+    assert (told.name, told.root, told.sizes) == ("pkg", "/home/me", {"pkg/__init__.py": 6, "pkg/a/b.bin": 12_800})
+    assert told.digest == digest_of([UNIT.files["pkg/__init__.py"], UNIT.files["pkg/a/b.bin"]]) != digest_of([b"x"])
     assert len(payload) < len(UNIT.files["pkg/a/b.bin"])
 
 
@@ -44,15 +47,26 @@ def test_the_number_says_what_is_in_it() -> None:
     assert len({number, *(number_of(pack(other)) for other in others)}) == 5
 
 
-FIELDS = json.dumps({"name": "pkg", "root": ""}).encode()
-
-
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"PK", pack(UNIT)[:-40], archive(b""), archive(b"[]"), archive(b"{}"), archive(b"\xff"), pack(UNIT)[40:-9]],
+    [
+        b"",
+        b"PK",
+        pack(UNIT)[:-40],
+        pack(UNIT)[40:],
+        archive([]),
+        archive({}),
+        archive(head(sizes=[1])),
+        archive(head(sizes={"a.py": "x"})),
+        archive(head(sizes={"a.py": 2}), b"x"),
+        archive(head(sizes={"a.py": 2}), b"xyz"),
+        archive(head(sizes={"a.py": 5, "b.py": -2}), b"xyz"),
+        archive(head())[:-9],
+        archive(head())[:-9] + b"\xff" * 9,
+    ],
 )
 def test_garbage_is_refused(payload: bytes) -> None:
-    """With one class of error."""
+    """With one class of error; nothing longer than it says is made of it."""
     with pytest.raises(MalformedCode, match="not the archive of a module or package"):
         unpack(payload)
 
@@ -61,4 +75,4 @@ def test_garbage_is_refused(payload: bytes) -> None:
 def test_members_lie_below_their_folder(name: str) -> None:
     """Nothing is written elsewhere."""
     with pytest.raises(MalformedCode, match="would lie outside of its folder"):
-        unpack(archive(FIELDS, **{name: ""}))
+        head_of(archive(head(sizes={name: 0})))
