@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UsageError
 from ..settings import resolve_endpoint, why_no_ref
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
 
 _ENDPOINT_HELP = (
     "the gateway to use: http://HOST:PORT, 'desktop' for the MECAnywhere desktop app, or 'embedded' for one that "
@@ -94,3 +100,17 @@ def named_app(text: str) -> tuple[str, str]:
     if (why := why_no_ref(name)) is not None:
         raise argparse.ArgumentTypeError(why)
     return name, app_folder(folder)
+
+
+def table_of(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return name -> value of an option `NAME=VALUE` that may be repeated.
+
+    Raises:
+        UsageError: A name is given twice.
+    """
+    table: dict[str, T] = {}
+    for name, value in pairs:
+        if name in table:
+            raise UsageError(f"{option} {name} is given twice: {table[name]} and {value}")
+        table[name] = value
+    return table

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from ..errors import UsageError
 from ..runtimes.engine_settings import ALLOWED, PULLS, EngineSettings
-from ._arguments import amount, seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ._arguments import amount, seconds, table_of
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +78,7 @@ def engine_settings(args: argparse.Namespace) -> EngineSettings:
     """
     return EngineSettings(
         url=args.engine,
-        runtimes=runtime_table(args.runtime),
+        runtimes=table_of("--runtime", args.runtime),
         pull=args.pull,
         allow=frozenset(args.container_allow),
         idle_s=args.container_idle,
@@ -98,17 +93,3 @@ def named_runtime(text: str) -> tuple[str, str]:
     if not (name and equals and runtime):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=ENGINE_RUNTIME, such as microVM=kata")
     return name, runtime
-
-
-def runtime_table(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return name -> engine's name.
-
-    Raises:
-        UsageError: A name is given twice.
-    """
-    table: dict[str, str] = {}
-    for name, runtime in pairs:
-        if name in table:
-            raise UsageError(f"--runtime {name} is given twice: {table[name]} and {runtime}")
-        table[name] = runtime
-    return table

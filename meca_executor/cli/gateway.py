@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from ..errors import UsageError
 from ..settings import DEFAULT_PORT
-from ._arguments import amount, count, named_app, port, seconds
+from ._arguments import amount, count, named_app, port, seconds, table_of
 from ._containers import add_engine_options, engine_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SUMMARY = "run a gateway that many programs can use, until it is told to end"
 
@@ -121,7 +117,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     """Serve until a signal ends it. The gateway prints its ready line itself."""
     if args.background or args.stop:
         return background(out, stop=args.stop)
-    apps = app_table(args.app)
+    apps = table_of("--app", args.app)
 
     from ..standing import Standing, run_standing
 
@@ -163,17 +159,3 @@ def host(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is no address; 0.0.0.0 is every one of this machine")
     return text
-
-
-def app_table(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return container name -> folder.
-
-    Raises:
-        UsageError: A name is given twice.
-    """
-    table: dict[str, str] = {}
-    for name, folder in pairs:
-        if name in table:
-            raise UsageError(f"--app {name} is given twice: {table[name]} and {folder}")
-        table[name] = folder
-    return table

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meca_executor import UsageError
-from meca_executor.cli._arguments import amount, count, endpoint, named_app, port, seconds
-from meca_executor.cli.gateway import app_table, host
+from meca_executor.cli._arguments import amount, count, endpoint, named_app, port, seconds, table_of
+from meca_executor.cli.gateway import host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_bad(check: Callable[[str], object], text: str) -> None:
     assert text in str(caught.value)
 
 
-def test_app_table() -> None:
-    assert app_table([("a:1", "/x"), ("b:1", "/y")]) == {"a:1": "/x", "b:1": "/y"}
+def test_table_of() -> None:
+    assert table_of("--app", [("a:1", "/x"), ("b:1", "/y")]) == {"a:1": "/x", "b:1": "/y"}
     with pytest.raises(UsageError, match="a:1 is given twice"):
-        app_table([("a:1", "/x"), ("a:1", "/y")])
+        table_of("--app", [("a:1", "/x"), ("a:1", "/y")])
