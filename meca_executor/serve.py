@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import struct
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from .gateway.broker import Broker
 from .gateway.desk import Desk
 from .gateway.desktop import Offer, with_tag
 from .gateway.durable import Durable
+from .gateway.hosts import HERE, BrokerHost
 from .gateway.hub import Hub
+from .gateway.joined import Joining
 from .gateway.owners import Owners
 from .gateway.server import Server
 from .kernels.service import KernelService
@@ -28,9 +31,11 @@ from .runtimes.choice import AppsAndContainers
 from .runtimes.containers import Containers
 from .runtimes.engine_settings import EngineSettings
 from .runtimes.examples import RUNNERS, shipped
+from .runtimes.fleet import Fleet
 from .runtimes.guardian import Guardian
 from .runtimes.processes import Processes
 from .settings import without_secrets
+from .wire.hosting import why_no_host_name
 from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ class Gateway:
 
     Args:
         keys: Access key -> secret of those who may connect, or where that is written.
-        workers: Tasks that run at once; None is one a core.
+        workers: Tasks that run at once on this machine; None is one a core, 0 leaves functions to hosts that join.
         apps: Container name -> folder, besides the shipped examples.
         ready_workers: Worker processes to start before anyone asks.
         trusting: Its one client may name folders to run as containers.
@@ -95,29 +100,34 @@ class Gateway:
         images: Iterable[str] = (),
     ) -> None:
         keep_read_buffers()
-        slots = workers or core_count()
+        slots = core_count() if workers is None else workers
         environ = without_secrets(os.environ)
         capacity = host_capacity()
         examples = shipped()
         self._guardian = Guardian(environ)
         local = Apps({**examples, **apps}, environ=environ, guardian=self._guardian)
         engine = engine or EngineSettings()
-        containers = Containers(engine, slots, capacity)
+        containers = Containers(engine, slots or core_count(), capacity)
         keeper = None if journal is None else Durable(journal)
         named = set(map(with_tag, apps))
         owners = self._owners = Owners(keys, trust_all_keys, RUNNERS - named)
         everything = AppsAndContainers(local, containers, examples.keys() - named, owners.why_not)
         # Of containers only those that are processes of this user's are refused, and that is known where they are run.
         why_not = lambda ref: owners.why_not() if ref is None else None  # noqa: E731
-        self._hub = Hub(Broker(slots), everything, capacity, trusting, keeper=keeper, why_not=why_not)
-        self._hub.start(Processes(self._hub, environ, self._guardian, raise_descriptor_limit()), ready_workers)
+        here = BrokerHost(HERE, machine_name(), slots, capacity, lambda _: owners.why_not() is None)
+        broker = Broker(slots, here)
+        self._hub = Hub(broker, everything, capacity, trusting, keeper=keeper, why_not=why_not)
+        fleet = Fleet(self._hub)
+        fleet.begin_here(Processes(fleet, environ, self._guardian, raise_descriptor_limit()))
+        self._hub.start(fleet, ready_workers)
         if journal is not None and keeper is not None:
             revive(self._hub, self._owners, journal, keeper)
         # The embedded gateway serves its one client only.
         offer = Offer(frozenset(map(with_tag, [*apps, *images])), frozenset(engine.runtimes), capacity)
         old_dialect = None if trusting or exposed else offer
         self._desk = Desk(KernelService(os.environ, self._guardian, owners.why_no_kernels))
-        self._server = Server(self._hub, self._owners, slots, old_dialect, behind_proxy, self._desk)
+        joining = Joining(self._hub, broker, fleet)
+        self._server = Server(self._hub, self._owners, joining, old_dialect, behind_proxy, self._desk)
         self.slots = slots
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
@@ -174,6 +184,12 @@ def host_capacity() -> dict[str, float]:
     else:  # not known: nothing is refused for it
         capacity["memory"] = float("inf")
     return capacity
+
+
+def machine_name() -> str:
+    """Return what this machine is called."""
+    name = socket.gethostname() or "localhost"
+    return name if why_no_host_name(name) is None else "localhost"
 
 
 def core_count() -> int:

@@ -76,6 +76,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._challenge: asyncio.Future[Any] = self._loop.create_future()
         self._answer: asyncio.Future[Any] = self._loop.create_future()
+        self.on_told: Callable[[dict[str, Any]], object] = lambda told: None  #: answers and news
         self._early: list[bytes] | None = []  # frames that came with the answer, before it was looked at
         self.lost = False  #: it was connected and is no more
         self.told = ""  #: why the gateway ends a connection that it had welcomed
@@ -96,6 +97,7 @@ class Connection:
         on(proof.CHALLENGE, lambda data=None: self._arrived(self._challenge, data), namespace=proof.NAMESPACE)
         on(proof.WELCOME, lambda data=None: self._arrived(self._answer, data), namespace=proof.NAMESPACE)
         on(proof.REFUSED, self._refused, namespace=proof.NAMESPACE)
+        on(proof.TOLD, self._on_told, namespace=proof.NAMESPACE)
         on("disconnect", self._disconnected, namespace=proof.NAMESPACE)
         on("connect_error", self._connect_error, namespace=proof.NAMESPACE)
 
@@ -179,6 +181,11 @@ class Connection:
         if self._tap is not None:
             self._tap.send(frame)
 
+    def ask(self, fields: dict[str, Any]) -> None:
+        """Send a short question; on a connection that is lost meanwhile it has no answer."""
+        asking = self._loop.create_task(self._sio.emit(proof.ASK, fields, namespace=proof.NAMESPACE))
+        asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
+
     async def close(self) -> None:
         """Send what is left and disconnect."""
         if self._tap is not None:
@@ -212,6 +219,10 @@ class Connection:
         elif fields.get("code") == "wait" and self._resuming:
             kind = GatewayUnreachable
         self._answer.set_exception(kind(f"the gateway at {self._url} refused: {why}"))
+
+    def _on_told(self, data: Any = None) -> None:
+        if self._answer.done() and isinstance(data, dict):
+            self.on_told(data)
 
     def _frame(self, frame: bytes) -> None:
         if self._early is not None:

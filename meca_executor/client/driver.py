@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .ledger import Ledger
     from .link_state import OnLink
+    from .questions import Questions
     from .tasks import Registry, Task
 
 
@@ -61,6 +62,7 @@ class Host(Protocol):
     apps: dict[str, str]  #: apps named since the last hand-over
     generation: int | None  #: of a session with a name: clients it had before this one; None: not known yet
     inventory: Inventory | None  #: who asks what is in a session with a name
+    questions: Questions
     leaving: bool  #: and leaves its tasks to whoever claims the session
     ends_session: bool  #: with the executor, if all in it is done and fetched
     ends_all: bool  #: with the executor, whatever is in it

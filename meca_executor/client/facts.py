@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from .driver import LinkSettings
@@ -62,6 +64,29 @@ class Facts:
         """
         self._link.wait_started()
         return self._link.slots
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """Ask the gateway for its hosts: its own machine first, then those that joined and run your functions.
+
+        Each is a dict: `name`; `here` (the gateway's own machine); `state` (`"connected"`, `"away"`, `"draining"`);
+        `slots`, and how many of them are `free`; `resource` that it has, and what of it is `in_use` by calls that
+        need some; `running`, your calls, each a dict of `task` (as `future.task_id`), `seconds`, and how many are
+        `waiting` behind it in its worker; `others`, how many calls of other owners run there.
+
+        Raises:
+            UsageError: The other side is a MECAnywhere desktop app, which does not say.
+            RuntimeError: As `submit`.
+            GatewayError: There is no connection, or no answer within 30 s.
+        """
+        return cast("list[dict[str, Any]]", self._asked("hosts")["hosts"])
+
+    def _asked(self, what: str, **fields: object) -> dict[str, Any]:
+        """Return what the gateway answers to a short question."""
+        self._ledger.check()
+        self._link.wait_started()
+        if self._link.dialect != "native":
+            raise UsageError("a MECAnywhere desktop app does not say what hosts it has; ask a meca gateway")
+        return self._link.questions.ask({"what": what, **fields})
 
     @property
     def _max_workers(self) -> int:

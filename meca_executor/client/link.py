@@ -23,6 +23,7 @@ from .driver import OtherDialect
 from .lifetime import cancel_all
 from .link_state import LinkState
 from .native import Native
+from .questions import Questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ class Link:
         self.generation: int | None = None
         self.leaving = self.ends_session = self.ends_all = False
         self.inventory: Inventory | None = None
+        self.questions = Questions()
         if settings.session is not None:
             from .inventory import Inventory
 
@@ -207,6 +209,7 @@ class Link:
             self._started.set()
             if self.inventory is not None:
                 self.inventory.end(self._failure)
+            self.questions.end(self._failure)
             self._driver.close()
             self.ledger.lender.close()
             self.registry.objects.clear()

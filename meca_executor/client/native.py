@@ -19,7 +19,7 @@ from ..wire import proof, segments
 from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
 from ..wire.lending import IDLE_S
 from ..wire.payloads import in_frame
-from ..wire.probe import Probe, answer
+from ..wire.probe import Probe, are_shared
 from ..wire.records import Definition, Kind, Release, Status, decode, encode
 from ..wire.stream import Stream
 from .batches import groups, large_call, names_of, without_last
@@ -64,6 +64,7 @@ class Native:
         host.ledger.freed = self._note_freed
         self._connection: Connection | None = None
         self._max_message = 0
+        self._mismatch: str | None = None  # why functions cannot travel to the gateway's Python
         self._lends = False  # the gateway takes results from its workers in shared memory
         self._restarted_at: float | None = None
         self._how_it_ended = ""
@@ -93,7 +94,7 @@ class Native:
             hello["memory"] = probe.offer()
         try:
             welcome = await connection.open(keys, hello, limit)
-            self._host.shares = share_memory(probe, welcome)
+            self._host.shares = are_shared(probe, welcome.memory)
         except BaseException:
             await connection.close()
             raise
@@ -103,6 +104,8 @@ class Native:
         self._connection = connection
         self._on_welcome(welcome)
         connection.begin()
+        connection.on_told = self._on_told
+        self._host.questions.connected(connection.ask)
         if connection.lost:  # since the proof, when nobody listened yet
             self._on_lost(connection)
 
@@ -135,15 +138,10 @@ class Native:
     def _on_welcome(self, welcome: Welcome) -> None:
         from .connection import python_mismatch
 
-        ledger = self._host.ledger
-        ledger.credit.grant(welcome.slots, welcome.window, welcome.window_bytes)
-        self._host.slots, self._max_message = welcome.slots, welcome.message
-        if (mismatch := python_mismatch(welcome.python)) is not None:
-            ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
-        elif (why := welcome.no_functions) is not None:
-            ledger.refuse_functions(lambda: NoHostFits(why))
-        else:  # a gateway that came after another one may run them again
-            ledger.refuse_functions(None)
+        self._host.ledger.credit.grant(welcome.slots, welcome.window, welcome.window_bytes)
+        self._max_message = welcome.message
+        self._mismatch = python_mismatch(welcome.python)
+        self._take_facts(welcome.slots, welcome.no_functions)
         self._birth, self._lends = welcome.birth, welcome.lends
         if self._host.generation is None:
             self._host.generation = welcome.generation
@@ -153,6 +151,25 @@ class Native:
                 self._transmit(frame)
         else:
             self._begin_session(told)
+
+    def _take_facts(self, slots: int, no_functions: str | None) -> None:
+        """What may change while we are connected: how many calls run at once, and why no functions."""
+        ledger, mismatch = self._host.ledger, self._mismatch
+        self._host.slots = ledger.credit.slots = slots
+        if mismatch is not None:
+            ledger.refuse_functions(lambda: ProtocolMismatch(mismatch))
+        elif no_functions is not None:
+            ledger.refuse_functions(lambda: NoHostFits(no_functions))
+        else:  # they may be run again
+            ledger.refuse_functions(None)
+
+    def _on_told(self, told: dict[str, Any]) -> None:
+        """The gateway answers a question, or tells news."""
+        if isinstance(told.get("slots"), int) and told["slots"] > 0:
+            self._take_facts(told["slots"], told.get("no_functions"))
+            self._host.pump()
+        else:
+            self._host.questions.answered(told)
 
     def _begin_session(self, told: str) -> None:
         """A gateway that does not know us: what another one had is lost with it."""
@@ -186,6 +203,7 @@ class Native:
     def _on_lost(self, connection: Connection) -> None:
         if connection is self._connection:
             self._told = connection.told
+            self._host.questions.connected(None)
             self._host.down(connection.told)
 
     async def leave(self, *, done: bool) -> None:
@@ -377,9 +395,3 @@ class Native:
         self._acknowledging = False
         if self._stream.ack_owed:
             self._transmit(self._stream.acknowledge())
-
-
-def share_memory(probe: Probe | None, welcome: Welcome) -> bool:
-    """Whether this process and the gateway's can read each other's memory."""
-    theirs, ours = welcome.memory
-    return probe is not None and probe.accepts(ours) and theirs is not None and answer(theirs) is not None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..policy import batching
 from ..wire.records import Definition, Record, Status, decode, encode
 from .groups import Group, are_alike, group_of
+from .hosts import HERE, BrokerHost
 from .roster import Roster, without_void
 from .tasks import BrokerSession, BrokerWorker, Forget, Instruction, Options, Pool, Report, Run
 
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..wire.records import Outcomes
+    from .backlog import Lane
+    from .hosts import Hosts
 
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
 
 
 class Broker:
-    """All sessions' queues and all workers of one gateway."""
+    """All sessions' queues and all workers of one gateway.
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self._roster = Roster(slots)
+    Args:
+        slots: Workers on the gateway's own machine.
+        here: That machine, when more is to be said of it.
+    """
+
+    def __init__(self, slots: int, here: BrokerHost | None = None) -> None:
+        self._roster = Roster(here or BrokerHost(HERE, "here", slots))
         self.sessions: dict[str, BrokerSession] = {}
         self._pools: dict[str, Pool] = {}
         self._numbers: dict[Record, int] = {}  # what is defined -> its number here
@@ -42,6 +49,11 @@ class Broker:
         return self._roster.workers
 
     @property
+    def hosts(self) -> Hosts:
+        """The machines that have workers."""
+        return self._roster.hosts
+
+    @property
     def busy(self) -> bool:
         """Whether any worker has something to do."""
         return any(worker.in_flight for worker in self.workers.values())
@@ -51,17 +63,16 @@ class Broker:
     def open(self, session: str, owner: str, setup: bytes, cap: int, tasks_per_worker: int | None) -> None:
         """Begin a session; workers are shared with sessions of the same owner and setup."""
         key = f"{owner}/{tasks_per_worker}/{setup.hex()}"
-        pool = self._pools.setdefault(key, Pool(key, setup, tasks_per_worker))
+        pool = self._pools.setdefault(key, Pool(key, setup, tasks_per_worker, owner=owner))
         pool.sessions += 1
-        self.sessions[session] = BrokerSession(session, pool, min(cap, self.slots))
+        self.sessions[session] = BrokerSession(session, pool, cap)
 
     def close(self, session: str) -> list[Instruction]:
         """Forget a session; its running tasks are killed."""
         gone = self.sessions.pop(session, None)
         if gone is None:
             return []
-        gone.queue.clear()
-        gone.queued = 0
+        gone.queue.take_all()
         self._forget(set(gone.objects))
         pool = gone.pool
         pool.sessions -= 1
@@ -140,13 +151,12 @@ class Broker:
                 self._refuse(session, group.ids, Status.FAILED, f"options {tag} or function {ref} was never sent")
             elif count:
                 session.queue.append(group)
-                session.queued += count
         return self._flush(dispatch=True)
 
     def kill(self, session_id: str, task_id: int) -> list[Instruction]:
         """End a task wherever it is; one that is not here is ignored."""
         session = self.sessions[session_id]
-        if self._take_from_queue(session, task_id):
+        if session.queue.take_out(task_id):
             self._refuse(session, [task_id], Status.KILLED, "ended by kill()")
             return self._flush()
         for worker in self.workers.values():
@@ -161,19 +171,6 @@ class Broker:
                 return self._flush()
         return []
 
-    def _take_from_queue(self, session: BrokerSession, task_id: int) -> bool:
-        for place, group in enumerate(session.queue):
-            if task_id in (ids := group.ids):
-                at = ids.index(task_id)
-                rests = group.part(0, at), group.part(at + 1, len(group))
-                session.queue.remove(group)
-                for rest in reversed(rests):
-                    if len(rest):
-                        session.queue.insert(place, rest)
-                session.queued -= 1
-                return True
-        return False
-
     def _refuse(self, session: BrokerSession, ids: list[int], status: Status, text: str) -> None:
         self._report(session, [(id_, int(status), 0, text.encode()) for id_ in ids])
 
@@ -184,9 +181,9 @@ class Broker:
     # -- workers ----------------------------------------------------------------------------------
 
     def prepare(self, count: int) -> list[Instruction]:
-        """Start workers before anyone asks."""
-        for _ in range(min(count, self.slots)):
-            self._roster.spawn()
+        """Start workers here before anyone asks."""
+        for _ in range(min(count, self.hosts.here.slots)):
+            self._roster.spawn(self.hosts.here)
         return self._flush()
 
     def results(self, worker_id: int, outcomes: Outcomes, now: float) -> list[Instruction]:
@@ -244,8 +241,7 @@ class Broker:
                 self._measured(session, kind, sum(times), len(times))
             if done:
                 self._roster.out.append(Report(session.id, encode(done), outcomes.shared))
-            session.queue.extendleft(reversed(skipped))
-            session.queued += len(skipped)
+            session.queue.put_back(skipped)
 
     def _measured(self, session: BrokerSession, kind: tuple[int, int], micros: int, count: int) -> None:
         session.estimates[kind] = batching.updated(session.estimates.get(kind), micros, count)
@@ -272,7 +268,7 @@ class Broker:
         worker = self.workers.get(worker_id)
         if worker is None or worker.ending is not None:
             return []
-        worker.started = max(worker.started, started)
+        worker.started, worker.since = max(worker.started, started), since
         if worker.reclaiming:
             self._roster.reclaim(worker)
         current = worker.in_flight.at(started - 1)
@@ -311,6 +307,24 @@ class Broker:
                 self._fail_pool(pool, f"workers end before they can run anything: {how}")
         return self._flush(dispatch=True)
 
+    # -- hosts ------------------------------------------------------------------------------------
+
+    def changed(self, now: float) -> list[Instruction]:
+        """Something was changed about the hosts."""
+        self._roster.now = now
+        return self._flush(dispatch=True)
+
+    def drain(self, host: BrokerHost) -> None:
+        """A host is to leave: it gets no more, and what its workers have not begun runs elsewhere."""
+        host.draining = True
+        self._roster.drain(host)
+
+    def vanished(self, host: BrokerHost, how: str) -> None:
+        """A host is gone with its workers: whatever these had may have begun there."""
+        self.hosts.all.pop(host.id, None)
+        for session, ids in self._roster.vanished(host):
+            self._refuse(session, ids, Status.LOST, how)
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _flush(self, dispatch: bool = False) -> list[Instruction]:
@@ -321,7 +335,8 @@ class Broker:
 
     def _dispatch(self) -> None:
         """Give out what can be given out, one batch a session a turn."""
-        waiting = deque(session for session in self.sessions.values() if session.queue and not session.paused)
+        ready = (session for session in self.sessions.values() if session.queue and not session.paused)
+        waiting = deque(session for session in ready if self.hosts.is_waiting(session, self._roster.now))
         if waiting:
             self._roster.rivalry(waiting)
         while waiting:
@@ -334,38 +349,40 @@ class Broker:
 
     def _serve(self, session: BrokerSession) -> bool:
         """Give one batch of a session to the best worker there is; False when there is none."""
-        estimate = session.estimates.get(session.queue[0].kind)
-        worker = self._roster.choose(session)
+        return any(self._serve_lane(session, lane) for lane in session.queue.lanes)
+
+    def _serve_lane(self, session: BrokerSession, lane: Lane) -> bool:
+        estimate = session.estimates.get(lane.kind)
+        worker = self._roster.choose(session, lane)
         if worker is None or (worker.load and self._roster.can_grow(session)):
-            worker = self._roster.grow(session) or worker
+            worker = self._roster.grow(session, lane) or worker
         if worker is None:
             return False
-        size = batching.batch_size(estimate, worker.load, session.queued, min(session.cap, self.slots))
+        slots = min(session.cap, self.hosts.slots_of(session.pool.owner)) or 1
+        size = batching.batch_size(estimate, worker.load, lane.count, slots)
         if pool_limit := session.pool.tasks_per_worker:
             size = min(size, pool_limit - worker.next_ordinal + 1)
         if size <= 0:
             return False
-        self._run(worker, session, size, estimate)
+        self._run(worker, session, lane, size, estimate)
+        session.queue.served(lane)
+        self.hosts.served(lane)
         return True
 
-    def _run(self, worker: BrokerWorker, session: BrokerSession, size: int, estimate: float | None) -> None:
-        queue, kind = session.queue, session.queue[0].kind
-        number = session.definitions[kind[1]] if kind[1] else 0
+    def _run(self, worker: BrokerWorker, session: BrokerSession, lane: Lane, size: int, estimate: float | None) -> None:
+        number = session.definitions[lane.kind[1]] if lane.kind[1] else 0
         needed = {session.path, number} - worker.known - {0}
         worker.known |= needed
         ordinal, batches = worker.next_ordinal, []
-        while size and queue and queue[0].kind == kind:  # another kind: another estimate, another batch
-            group = queue[0].cut(size) if len(queue[0]) > size else queue.popleft()
+        for group in lane.take(size):  # another kind: another estimate, another batch
             group.charge = batching.TARGET_US if estimate is None else estimate
             group.ordinal = worker.next_ordinal
             worker.in_flight.add(group)
             worker.next_ordinal += len(group)
             worker.load += group.charge * len(group)
-            size -= len(group)
             batches.append(group.data)
         count = worker.next_ordinal - ordinal
-        session.queued -= count
-        worker.session = session
+        worker.session, worker.shape = session, lane.shape
         session.workers[worker.id] = session.workers.get(worker.id, 0) + count
         definitions = [self._definitions[number] for number in sorted(needed)]
         definitions += [session.objects[number] for number in session.objects.keys() - worker.objects]
@@ -378,14 +395,6 @@ class Broker:
         pool.broken = text
         for session in self.sessions.values():
             if session.pool is pool:
-                groups = list(session.queue)
-                session.queue.clear()
-                session.queued = 0
-                for worker in self.workers.values():
-                    mine = [group for group in worker.in_flight if group.session is session]
-                    for group in mine:
-                        groups.extend(without_void(worker, group))
-                        self._roster.count_done(worker, session, len(group))
-                        group.session = None
+                groups = self._roster.withdraw(session)
                 # Task 0 is the session itself: it is told even when it has nothing out.
                 self._refuse(session, [id_ for group in groups for id_ in group.ids] + [0], Status.BROKEN, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,13 +32,21 @@ class ContainerCalls:
         containers: Who runs them.
         report: Told `(session id, batch of outcomes)`.
         keeper: Writes down what begins.
+        slots: Calls of one session at once, at most; 0 is one a core.
     """
 
-    def __init__(self, containers: ContainerRuntime, report: Callable[[str, bytes], object], keeper: Keeper) -> None:
+    def __init__(
+        self, containers: ContainerRuntime, report: Callable[[str, bytes], object], keeper: Keeper, slots: int = 0
+    ) -> None:
         self._containers = containers
+        self._slots = slots or os.cpu_count() or 1
         self._report = report
         self._keeper = keeper
         self._refused: dict[str, str] = {}  # container name -> why its folder is none
+
+    def gate(self, session: Session) -> asyncio.Semaphore:
+        """Return what lets so many calls of a session through as it may have at once."""
+        return asyncio.Semaphore(min(session.cap, self._slots))
 
     def add(self, ref: str, folder: str) -> None:
         """Learn where a container's folder is; one that is none fails the calls of it."""

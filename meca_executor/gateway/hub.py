@@ -62,9 +62,9 @@ class Hub:
     ) -> None:
         self.sessions: dict[str, Session] = {}
         self._homes: dict[str, Session] = {}  # by what the broker calls them, too
-        self._broker = broker
+        self._broker = self.broker = broker
         self._keeper = keeper or Volatile()
-        self.calls = ContainerCalls(containers, self.report, self._keeper)
+        self.calls = ContainerCalls(containers, self.report, self._keeper, broker.hosts.here.slots)
         self._tenures = Tenures(self, broker, self._keeper)
         self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting, why_not)
         self._tenures.intake = self._intake
@@ -129,7 +129,7 @@ class Hub:
 
     def add(self, session: Session) -> None:
         """Keep a session, or a new client of one."""
-        session.gate = asyncio.Semaphore(session.cap)
+        session.gate = self.calls.gate(session)
         self.sessions[session.id] = self._homes[session.id] = self._homes[session.now.id] = session
 
     def _has(self, session: Session) -> bool:
@@ -138,6 +138,10 @@ class Hub:
     def when_kept(self, session: Session, then: Callable[[], object]) -> None:
         """Call `then` when a session will outlive what a keeper promises that it does."""
         self._keeper.opened(session, then)
+
+    def why_no_functions(self, owner: str) -> str | None:
+        """Return why an owner's functions are not run; None when they are."""
+        return self._intake.why_no_functions(owner)
 
     @property
     def durable(self) -> bool:
@@ -283,7 +287,7 @@ class Hub:
                 self._keeper.started(self._homes[todo.session], todo.calls)
                 self._keeper.then(partial(self._hand_over, todo))
             elif isinstance(todo, Spawn):
-                workers.spawn(todo.worker)
+                workers.spawn(*todo)
             elif isinstance(todo, Setup):
                 workers.send(todo.worker, Kind.SETUP, todo.batch)
             elif isinstance(todo, Forget):

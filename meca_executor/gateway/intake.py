@@ -158,10 +158,11 @@ class Intake:
         self._broker.set_options(now.id, number, options)
         if session.tenure is not None:
             now.options[number] = options
-        if (why := why_never(options.resource, self._capacity)) is not None:
-            now.refused[number] = why.encode()
-        elif options.container_ref is not None:
-            now.containers[number] = options
+        if options.container_ref is not None:  # they run on this machine; where functions can run, changes
+            if (why := why_never(options.resource, self._capacity)) is not None:
+                now.refused[number] = why.encode()
+            else:
+                now.containers[number] = options
 
     def _on_tasks(self, session: Session, body: bytes) -> None:
         groups = [self._meant(session, group) for group in decode(body)]
@@ -198,7 +199,7 @@ class Intake:
         """Whether calls are none for a worker process; then they have been seen to here."""
         _, tag, _, batch = group
         why, options = generation.refused.get(tag), generation.containers.get(tag)
-        if why is None and (told := self._why_not(None if options is None else options.container_ref)) is not None:
+        if why is None and (told := self._why_nowhere(session, generation, tag, options)) is not None:
             why = told.encode()
         if why is not None:
             self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
@@ -206,6 +207,18 @@ class Intake:
             for record in decode(batch):
                 self._calls.begin(session, record, options)
         return why is not None or options is not None
+
+    def _why_nowhere(self, session: Session, generation: Generation, tag: int, options: Options | None) -> str | None:
+        """Why such calls are not made, as things are now."""
+        if options is not None:
+            return self._why_not(options.container_ref)
+        known = self._broker.sessions[generation.id].options.get(tag)
+        never = None if known is None else self._broker.hosts.why_never(session.owner, known.resource)
+        return never or self.why_no_functions(session.owner)
+
+    def why_no_functions(self, owner: str) -> str | None:
+        """Return why an owner's functions are not run; None when they are, on whatever host."""
+        return None if self._broker.hosts.of(owner) else self._why_not(None)
 
     def _kill(self, session: Session, task_id: int) -> None:
         if (call := session.calls.get(task_id)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..wire.records import Kind, Outcomes, Status
 
@@ -32,8 +32,8 @@ class WorkerEvents(Protocol):
 class WorkerRuntime(Protocol):
     """Processes that run calls."""
 
-    def spawn(self, worker: int) -> None:
-        """Start a worker under this number; a failure to start is its end."""
+    def spawn(self, worker: int, host: int) -> None:
+        """Start a worker under this number on a host (0 is this machine); a failure to start is its end."""
 
     def send(self, worker: int, kind: Kind, batch: bytes) -> None:
         """Write a message to it; a worker that is gone is ignored."""
@@ -52,6 +52,38 @@ class WorkerRuntime(Protocol):
 
     async def close(self) -> None:
         """End all workers and wait until they are gone."""
+
+
+class RemoteHost(Protocol):
+    """The workers of one host that joined."""
+
+    def on_message(self, message: bytes) -> None:
+        """Take in what the host says; a `ValueError` for garbage."""
+
+    def away(self, away: bool) -> None:
+        """Say whether its link is down."""
+
+    def let_leave(self) -> None:
+        """Tell it that it may leave."""
+
+
+class HostFleet(Protocol):
+    """The workers of all hosts."""
+
+    def add(
+        self, host: int, name: str, send: Callable[[bytes], object], on_leave: Callable[[bool], object]
+    ) -> RemoteHost:
+        """Return the workers of a host that joined.
+
+        Args:
+            host: Its number.
+            name: What it is called.
+            send: Takes a message for it.
+            on_leave: Called when it wants to leave: with True when its calls are done, with False at once.
+        """
+
+    def remove(self, host: int) -> None:
+        """A host is gone; nothing more is told to its workers, or of them."""
 
 
 class ContainerRuntime(Protocol):

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from .hosts import BrokerHost, Hosts
 from .tasks import BrokerWorker, Kill, Revoke, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..wire.records import Status
+    from .backlog import Lane
     from .groups import Group
     from .tasks import BrokerSession, Instruction, Pool
 
@@ -24,9 +26,9 @@ PLACE_IDLE_S = 1.0  #: a worker idle for so long gives its place to another pool
 class Roster:
     """The workers, and what was decided about them since the broker last looked."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, here: BrokerHost) -> None:
         self.workers: dict[int, BrokerWorker] = {}
+        self.hosts = Hosts(here, self.workers)
         self.now = 0.0
         self.out: list[Instruction] = []
         self._last_worker = 0
@@ -38,11 +40,12 @@ class Roster:
         """Take note of who wants workers in this turn."""
         self._waiting = tuple(waiting)
         self._wanted = Counter(session.pool for session in self._waiting)
-        served = {worker.pool for worker in self.workers.values() if not worker.retired and worker.ending is None}
+        here = [worker for worker in self.workers.values() if worker.host.open]
+        served = {worker.pool for worker in here if not worker.retired and worker.ending is None}
         self._starving = any(pool not in served for pool in self._wanted)
 
-    def choose(self, session: BrokerSession) -> BrokerWorker | None:
-        """The least loaded worker that may run this session's tasks.
+    def choose(self, session: BrokerSession, lane: Lane) -> BrokerWorker | None:
+        """The least loaded worker that may run tasks of this session's lane.
 
         A worker has one session's tasks at a time, so that what they print has one owner. While others of
         its pool wait, it gets no more of them before it is through, so that it comes to the others; while
@@ -58,10 +61,11 @@ class Roster:
             and worker.ending is None
             and not worker.retired
             and not is_overdue(worker)
-            and (not worker.in_flight or (not rivals and worker.session is session))
+            and (not worker.in_flight or (not rivals and worker.session is session and worker.shape == lane.shape))
             and not (self._starving and self._held_long(worker))
             and (limit is None or worker.next_ordinal <= limit)
             and (not at_cap or worker.id in session.workers)
+            and self.hosts.takes(worker.host, lane, worker)
         )
         return min(usable, key=lambda worker: worker.load, default=None)
 
@@ -72,30 +76,33 @@ class Roster:
         """Whether one more worker may run the session's tasks."""
         return len(session.workers) < session.cap
 
-    def grow(self, session: BrokerSession) -> BrokerWorker | None:
+    def grow(self, session: BrokerSession, lane: Lane) -> BrokerWorker | None:
         """A worker that is new to the session's pool: one not told yet, a fresh one, or another pool's place."""
-        if not self.can_grow(session):
+        if not self.can_grow(session) or not (rooms := self.hosts.rooms(session, lane)):
             return None
-        worker = next((w for w in self.workers.values() if w.pool is None and w.ending is None), None)
-        if worker is None and self.alive() < self.slots:
-            worker = self.spawn()
+        unused = (w for w in self.workers.values() if w.pool is None and w.ending is None and w.host in rooms)
+        worker = next(unused, None)
+        if worker is None and (host := self.hosts.with_place(rooms)) is not None:
+            worker = self.spawn(host)
         if worker is None:
-            worker = self.take_place(session)
+            worker = self.take_place(session, rooms)
         if worker is not None:
             worker.pool, worker.placed_at = session.pool, self.now
             self.out.append(Setup(worker.id, session.pool.setup))
         return worker
 
-    def take_place(self, session: BrokerSession) -> BrokerWorker | None:
+    def take_place(self, session: BrokerSession, rooms: list[BrokerHost]) -> BrokerWorker | None:
         """A fresh worker in the place of an idle one of another pool, or with code that the session does not have.
 
         For a session that has none, when nobody waits for the other or it has had the place for a while;
         for one more, when the other has been idle for long, or has old code. So two sessions do not take
         each other's workers in turn: a start costs more than a batch.
         """
-        has_one = any(worker.suits(session) and not worker.retired for worker in self.workers.values())
+        has_one = any(w.suits(session) and not w.retired and w.host.open for w in self.workers.values())
         for other in self.workers.values():
             if other.in_flight or other.retired or other.ending is not None or other.suits(session):
+                continue
+            if other.host not in rooms:
                 continue
             rivals = any(map(other.suits, self._waiting))
             if other.pool is session.pool and not rivals:  # it has old code, or that of another program
@@ -106,18 +113,14 @@ class Roster:
                 free = not rivals or self._held_long(other)
             if free:
                 self.retire(other)
-                return self.spawn()
+                return self.spawn(other.host)
         return None
 
-    def alive(self) -> int:
-        """How many workers there are, those that are leaving not counted."""
-        return sum(1 for w in self.workers.values() if not w.retired and w.ending is None)
-
-    def spawn(self) -> BrokerWorker:
-        """Start a worker, not told yet what for."""
+    def spawn(self, host: BrokerHost) -> BrokerWorker:
+        """Start a worker on a host, not told yet what for."""
         self._last_worker += 1
-        worker = self.workers[self._last_worker] = BrokerWorker(self._last_worker)
-        self.out.append(Spawn(worker.id))
+        worker = self.workers[self._last_worker] = BrokerWorker(self._last_worker, host)
+        self.out.append(Spawn(worker.id, host.id))
         return worker
 
     def settle(self, worker: BrokerWorker, group: Group) -> None:
@@ -135,11 +138,11 @@ class Roster:
             session.workers.pop(worker.id, None)
 
     def check_limit(self, worker: BrokerWorker) -> None:
-        """A worker that has had its number of tasks makes place for a fresh one."""
+        """A worker that has had its number of tasks makes place for a fresh one; on a host that leaves, for none."""
         limit = worker.pool.tasks_per_worker if worker.pool is not None else None
         if not worker.in_flight:
             worker.load = 0.0  # no rounding is carried on
-            if limit is not None and worker.next_ordinal > limit:
+            if worker.host.draining or (limit is not None and worker.next_ordinal > limit):
                 self.retire(worker)
 
     def give_back(self, worker: BrokerWorker, groups: list[Group]) -> None:
@@ -147,9 +150,36 @@ class Roster:
         for group in reversed(groups):
             self.settle(worker, group)
             for part in reversed(without_void(worker, group)):
-                if (session := part.session) is not None:
-                    session.queue.appendleft(part)
-                    session.queued += len(part)
+                if part.session is not None:
+                    part.session.queue.put_back([part])
+
+    def withdraw(self, session: BrokerSession) -> list[Group]:
+        """Take all of a session's calls, in its queue and in workers; what comes of these is of no interest."""
+        groups = session.queue.take_all()
+        for worker in self.workers.values():
+            for group in [group for group in worker.in_flight if group.session is session]:
+                groups.extend(without_void(worker, group))
+                self.count_done(worker, session, len(group))
+                group.session = None
+        return groups
+
+    def drain(self, host: BrokerHost) -> None:
+        """Have the workers of a host end, each when what it runs is done; the rest of what they have is taken back."""
+        for worker in [worker for worker in self.workers.values() if worker.host is host]:
+            if not worker.in_flight:
+                self.retire(worker)
+            elif worker.ending is None:
+                self.revoke(worker, max(worker.started, worker.done + 1))
+
+    def vanished(self, host: BrokerHost) -> Iterator[tuple[BrokerSession, list[int]]]:
+        """Forget the workers of a host; yields whose calls they had, and which."""
+        for worker in [worker for worker in self.workers.values() if worker.host is host]:
+            del self.workers[worker.id]
+            for group in worker.in_flight.take_all():
+                self.settle(worker, group)
+                for part in without_void(worker, group):
+                    if part.session is not None:
+                        yield part.session, part.ids
 
     def revoke(self, worker: BrokerWorker, start: int) -> None:
         """Tell a worker to leave alone what it has from `start` on; what it has not begun is reclaimed later."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,11 @@ import socketio
 from aiohttp import web
 
 from ..settings import HELLO_LIMIT, KEY_LIMIT, NAME_LIMIT
-from ..wire import kernels, probe, proof, segments
+from ..wire import hosting, kernels, probe, proof, segments
 from ..wire.desktop import NAMESPACE as OLD_NAMESPACE
 from ..wire.stream import FRAME_LIMIT
+from .answers import Answers
+from .connection import Connection
 from .desktop import DesktopFront, Offer
 from .door import PROOF_S, Door, Refusal, revoked, too_soon, wrong_key
 from .keeper import limits
@@ -29,39 +29,18 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from ..wire.tap import Tap
     from .desk import Desk, Visitor
-    from .door import Visit
     from .hub import Hub
+    from .joined import Joined, Joining
     from .owners import Owners
 
 PING_S = 10.0
 PONG_S = 20.0
 SESSIONS = 256  #: that one access key may have at once
+CAP_MOST = 65_536  #: workers of one session; who asks for no number has no limit of its own
 LOOK_S = 1.0  #: between two looks at the key file and at silent connections
 
 log = logging.getLogger("meca.gateway")
-
-
-@dataclass(eq=False)
-class Connection:
-    """One Socket.IO connection: unproved at first, then a session's."""
-
-    sid: str
-    nonce: str
-    tap: Tap  #: frames go through it
-    visit: Visit
-    key: str = ""
-    secret: str = ""  #: that the client proved to have
-    asked: bool = False  #: its hello has come
-    deadline: asyncio.TimerHandle | None = None
-    place: Hub | Desk | None = None  #: where its session is
-    session: Session | Visitor | None = None
-    outgoing: deque[tuple[str, Any]] = field(default_factory=deque)
-    sender: asyncio.Task[None] | None = None
-    closing: bool = False
-    resumed: bool = False  #: the session was there before
-    received: int = 0  #: the client's last frame number
 
 
 class Server:
@@ -70,7 +49,7 @@ class Server:
     Args:
         hub: Where frames go.
         owners: Of the access keys that may connect.
-        slots: Tasks that run at once.
+        joining: Where the sessions of hosts are.
         old_dialect: Serve that on `/` too, and what its clients may have.
         behind_proxy: Something in front ends TLS and names clients' addresses.
         desk: Where the sessions of those are who use kernels; None where there are no kernels.
@@ -80,7 +59,7 @@ class Server:
         self,
         hub: Hub,
         owners: Owners,
-        slots: int,
+        joining: Joining,
         old_dialect: Offer | None = None,
         behind_proxy: bool = False,
         desk: Desk | None = None,
@@ -88,9 +67,9 @@ class Server:
         self._hub = hub
         self._owners = owners
         self._refusing = False  # functions, as the operator was told
-        self._desk = desk
+        self._desk, self._joining = desk, joining
+        self._places: dict[object, Any] = {None: hub, kernels.PURPOSE: desk, hosting.PURPOSE: joining}
         self._revoked: dict[str, str] = {}  # access key -> secret, as it was
-        self._slots = slots
         self._connections: dict[str, Connection] = {}
         self._sio = socketio.AsyncServer(
             async_mode="aiohttp",
@@ -107,6 +86,8 @@ class Server:
         self._sio.on("connect", self._on_connect, namespace=proof.NAMESPACE)
         self._sio.on("disconnect", self._on_disconnect, namespace=proof.NAMESPACE)
         self._sio.on(proof.HELLO, self._on_hello, namespace=proof.NAMESPACE)
+        self._answers = Answers(hub.broker, joining, self._connections, self._send, self._facts)
+        self._sio.on(proof.ASK, self._answers.on_ask, namespace=proof.NAMESPACE)
         serve_taps(self._sio.eio)
         self._door = Door(behind_proxy, self._is_old)
         self._loop = asyncio.get_running_loop()
@@ -141,6 +122,7 @@ class Server:
         """Stop serving and drop every connection."""
         if self._looking is not None:
             self._looking.cancel()
+        self._answers.close()
         for connection in list(self._connections.values()):
             self._forget(connection)
         if self._front is not None:
@@ -255,7 +237,8 @@ class Server:
         if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT:
             raise Refusal("protocol", f"a session's name has 1 to {NAME_LIMIT} characters")
         place, claim, owner = self._place(hello.get("purpose")), claim_of(hello, name), self._owners.owner(key)
-        sessions: Mapping[str, Session | Visitor] = place.sessions
+        told: Any = hosting.Introduction.from_fields(hello.get("host")) if place is self._joining else claim
+        sessions: Mapping[str, Session | Visitor | Joined] = place.sessions
         known = name if claim is None else named_id(owner, claim.name)
         if known not in sessions and sum(other.key == key for other in sessions.values()) >= SESSIONS:
             raise Refusal(
@@ -265,10 +248,10 @@ class Server:
             )
         received = hello.get("received", 0)
         connection.received = received if isinstance(received, int) and received >= 0 else 0
-        slots = min(self._slots, wanted) if isinstance(wanted, int) and wanted > 0 else self._slots
+        most = wanted if isinstance(wanted, int) and 0 < wanted < CAP_MOST else CAP_MOST
         per_worker = per_worker if isinstance(per_worker, int) and per_worker > 0 else None
         try:
-            session, resumed = place.attach(name, owner, slots, per_worker, str(hello.get("birth", "")), claim)
+            session, resumed = place.attach(name, owner, most, per_worker, str(hello.get("birth", "")), told)
         except SessionRefused as error:
             raise Refusal("taken" if isinstance(error, SessionInUse) else "session", str(error)) from None
         session.key = key
@@ -283,31 +266,34 @@ class Server:
             "resumed": resumed,
             "birth": session.birth,
             "received": session.stream.acknowledgeable,
-            "slots": slots,
             "python": platform.python_version(),
             "memory": self._memory(str(hello.get("memory", "")), session),
             "lends": not self._hub.durable and segments.available() and claim is None,
             "generation": session.now.number if isinstance(session, Session) else 0,
-            "no_functions": self._owners.why_not(),
+            **self._facts(owner, most),
             **limits(),
         }
         return proof.to_text(fields)
 
-    def _expel(self, session: Session | Visitor) -> None:
+    def _facts(self, owner: str, most: int) -> dict[str, Any]:
+        """What changes with the hosts: how many of an owner's calls run at once, and why none do."""
+        slots = max(1, min(most, self._hub.broker.hosts.slots_of(owner)))  # with no host yet, one call waits for it
+        return {"slots": slots, "no_functions": self._hub.why_no_functions(owner)}
+
+    def _expel(self, session: Session | Visitor | Joined) -> None:
         """Another client has the session now."""
         for other in list(self._connections.values()):
             if other.session is session:
                 other.session = None
                 self._refuse(other, Refusal("taken", "another client has the session now"))
 
-    def _place(self, purpose: object) -> Hub | Desk:
-        if purpose is None:
-            return self._hub
-        if purpose != kernels.PURPOSE or self._desk is None:
+    def _place(self, purpose: object) -> Any:
+        place = self._places.get(purpose) if isinstance(purpose, (str, type(None))) else None
+        if place is None:
             raise Refusal("protocol", f"this gateway has no sessions for {str(purpose)[:40]!r}")
-        return self._desk
+        return place
 
-    def _memory(self, offer: str, session: Session | Visitor) -> list[str | None]:
+    def _memory(self, offer: str, session: Session | Visitor | Joined) -> list[str | None]:
         """What shows that client and gateway can read each other's memory; nothing where values outlive one of them."""
         if self._probe is None or self._hub.durable or not isinstance(session, Session) or session.tenure is not None:
             return [None, None]
@@ -334,8 +320,7 @@ class Server:
             self._refuse(connection, Refusal("key", revoked(connection.key)))
             if session.send in (None, connection.tap.send):
                 connection.place.end(session)  # type: ignore[union-attr,arg-type]  # its own place
-        places: list[Any] = [self._hub, *([] if self._desk is None else [self._desk])]
-        for place in places:
+        for place in filter(None, self._places.values()):
             for session in [session for session in place.sessions.values() if session.key not in known]:
                 place.end(session)
         if self._desk is not None:

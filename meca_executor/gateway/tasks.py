@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..settings import OPTIONS_MOST, why_no_ref, why_no_runtime
-from .groups import Flight, Group
+from .backlog import Backlog
+from .groups import Flight
+from .hosts import HERE
 
 if TYPE_CHECKING:
     from ..wire.payloads import Held
     from ..wire.records import Record, Status
+    from .backlog import Shape
+    from .hosts import BrokerHost
 
 
 DEFINITIONS_MOST = 100_000  #: functions of one session; our own clients send a tenth of that
@@ -26,6 +30,11 @@ class Options:
     runtime: str | None = None
     resource: dict[str, float] = field(default_factory=dict)
     attempts: int | None = None  #: in all; None: only the client knows when they are enough
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What such a call holds while a worker has it."""
+        return tuple(sorted((name, amount) for name, amount in self.resource.items() if amount > 0))
 
     @classmethod
     def from_fields(cls, fields: Any) -> Options:
@@ -63,6 +72,7 @@ class Pool:
     sessions: int = 0
     failures: int = 0  #: workers in a row that ended before they had run anything
     broken: str | None = None  #: why no task can run
+    owner: str = ""
 
 
 @dataclass(eq=False)
@@ -72,8 +82,7 @@ class BrokerSession:
     id: str
     pool: Pool
     cap: int  #: workers that may run this session's tasks at once
-    queue: deque[Group] = field(default_factory=deque)
-    queued: int = 0  #: tasks in the queue
+    queue: Backlog = field(default_factory=Backlog)
     options: dict[int, Options] = field(default_factory=dict)
     path: int = 0  #: definition of its changed import path; 0: as in the pool's setup
     definitions: dict[int, int] = field(default_factory=dict)  #: its number -> the broker's
@@ -82,6 +91,11 @@ class BrokerSession:
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
+
+    @property
+    def queued(self) -> int:
+        """Tasks in the queue."""
+        return self.queue.count
 
     @property
     def under_way(self) -> int:
@@ -114,14 +128,17 @@ class BrokerWorker:
     """A worker and what it has been given."""
 
     id: int
+    host: BrokerHost
     pool: Pool | None = None  #: None: started, and not yet told what for
     session: BrokerSession | None = None  #: whose tasks it has, or had last; one session's at a time
     in_flight: Flight = field(default_factory=Flight)
+    shape: Shape = ()  #: what its calls hold, while it has any; all of them the same
     void: set[int] = field(default_factory=set)  #: ordinals in flight whose outcome is settled already
     next_ordinal: int = 1
     done: int = 0  #: the last ordinal that an outcome has come of; they come in order, of each one
     load: float = 0.0  #: microseconds of estimated work in flight
     started: int = 0
+    since: float = 0.0  #: when the last one began that was seen
     overdue: int = 0  #: an ordinal that takes longer than thought: until it is done, nothing more comes
     placed_at: float = 0.0  #: when its pool got it
     idle_since: float = 0.0
@@ -139,9 +156,10 @@ class BrokerWorker:
 
 
 class Spawn(NamedTuple):
-    """Start a worker process under this number."""
+    """Start a worker process under this number, on that host."""
 
     worker: int
+    host: int = HERE
 
 
 class Setup(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from .shelf import Shelf, Shelves
 if TYPE_CHECKING:
     from .books import History
     from .broker import Broker
+    from .calls import ContainerCalls
     from .intake import Intake
     from .journal import SavedSession
     from .keeper import Keeper
@@ -45,6 +45,7 @@ class Home(Protocol):
     """The hub."""
 
     sessions: dict[str, Session]
+    calls: ContainerCalls
 
     def add(self, session: Session) -> None: ...
     def end(self, session: Session) -> None: ...
@@ -143,7 +144,7 @@ class Tenures:
         assert tenure is not None
         tenure.holder, tenure.who, tenure.since = claim.holder, claim.who, time.time()
         session.birth = secrets.token_hex(8)
-        session.gate = asyncio.Semaphore(session.cap)
+        session.gate = self._hub.calls.gate(session)
         self._keeper.claimed(session)
 
     def vacate(self, session: Session) -> None:

@@ -80,3 +80,14 @@ def answer(offer: str) -> str | None:
         finally:
             os.close(fd)
     return None
+
+
+def are_shared(probe: Probe | None, told: tuple[str | None, str | None]) -> bool:
+    """Whether this process and another one can read each other's memory.
+
+    Args:
+        probe: Ours.
+        told: The offer of the other side's, and its answer to ours.
+    """
+    theirs, ours = told
+    return probe is not None and probe.accepts(ours) and theirs is not None and answer(theirs) is not None

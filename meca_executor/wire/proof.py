@@ -20,6 +20,7 @@ NAMESPACE = "/meca"
 NONCE_BYTES = 32
 #: Socket.IO events of the namespace
 CHALLENGE, HELLO, WELCOME, REFUSED = "challenge", "hello", "welcome", "refused"
+ASK, TOLD = "ask", "told"  #: after it: short questions of a program, answers to them, and news
 
 
 def make_nonce() -> str:

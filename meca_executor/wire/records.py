@@ -61,6 +61,7 @@ class Kind(IntEnum):
     LISTING = 21  # task id, Reading, State, its name: all tasks of such a session
     FETCH = 22  # task id, -, -, nothing: its outcome is wanted, now or when it comes
     KERNEL = 15  # in sessions of kernels only, see wire/kernels.py
+    HOSTING = 23  # in sessions of hosts only, see wire/hosting.py
     # On the workers' pipes only:
     CALLS = 9  # one group: its first ordinal, 0, definition number, batch of (task id, 0, 0, call)
     LARGE = 10  # as RESULTS: one that did not fit into the outbox

@@ -10,6 +10,7 @@ import pytest
 
 from meca_executor import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
 from meca_executor.gateway.broker import Broker
+from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.hub import Hub
 from meca_executor.gateway.session import SessionRefused
 from meca_executor.wire.blobs import LAST, mention
@@ -74,7 +75,7 @@ class Containers:
 class Workers:
     """A worker runtime that starts nothing."""
 
-    def spawn(self, worker: int) -> None: ...
+    def spawn(self, worker: int, host: int) -> None: ...
     def send(self, worker: int, kind: Kind, batch: bytes) -> None: ...
     def revoke(self, worker: int, start: int, stop: int) -> None: ...
     def stop(self, worker: int) -> None: ...
@@ -88,7 +89,12 @@ class Client:
 
     def __init__(self, *, trusting: bool = False, cap: int = 2) -> None:
         self.containers = Containers()
-        self.hub = Hub(Broker(2), self.containers, {"cpu": 2, "memory": 100}, trusting)
+        self.hub = Hub(
+            Broker(2, BrokerHost(0, "here", 2, {"cpu": 2, "memory": 100})),
+            self.containers,
+            {"cpu": 2, "memory": 100},
+            trusting,
+        )
         self.hub.start(Workers(), 0)
         self.stream = Stream()
         self.frames: list[bytes] = []
