@@ -81,6 +81,7 @@ def run_standing(wanted: Standing) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("meca.containers").setLevel(logging.INFO)  # how far a pull is
+    logging.getLogger("meca.hosts").setLevel(logging.INFO)  # who comes and goes
     tls = checked_tls(wanted)
     keys = checked_keys(wanted)
     journal = Journal(wanted.journal, size=wanted.journal_bytes) if wanted.journal is not None else None

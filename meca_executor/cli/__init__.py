@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: in the order of `meca --help`
-VERBS = ("demo", "run", "pty", "kernel", "kernels", "offload", "gateway", "image", "keys", "doctor")
+VERBS = ("demo", "run", "pty", "kernel", "kernels", "offload", "gateway", "host", "ps", "image", "keys", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

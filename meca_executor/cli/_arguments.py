@@ -65,6 +65,20 @@ def amount(text: str) -> float:
     return int(value) if value == int(value) else value
 
 
+def count_or_none(text: str) -> int:
+    """Return a whole number of 0 or more."""
+    return 0 if text.strip() == "0" else count(text)
+
+
+def named_amount(text: str) -> tuple[str, float]:
+    """Return (resource, amount) from `NAME=AMOUNT`."""
+    name, equals, number = text.partition("=")
+    value = _number(number)
+    if not (name and equals and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=AMOUNT, such as cpu=8 or memory=16000")
+    return name, value
+
+
 def seconds(text: str) -> float:
     """Return a time of 0 seconds or more."""
     value = _number(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..settings import DEFAULT_PORT
-from ._arguments import amount, count, named_app, port, seconds, table_of
+from ._arguments import amount, count, count_or_none, named_app, port, seconds, table_of
 from ._containers import add_engine_options, engine_settings
 
 SUMMARY = "run a gateway that many programs can use, until it is told to end"
@@ -52,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=port, default=DEFAULT_PORT, help=f"port, 0 for any free one (default {DEFAULT_PORT})"
     )
-    parser.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument(
+        "--workers",
+        type=count_or_none,
+        metavar="N",
+        help="worker processes on this machine (default: one per core); 0 leaves functions to hosts that join",
+    )
     parser.add_argument(
         "--app",
         type=named_app,

@@ -80,6 +80,14 @@ class Facts:
         """
         return cast("list[dict[str, Any]]", self._asked("hosts")["hosts"])
 
+    def drain_host(self, name: str) -> None:
+        """Let a host leave that joined with a key of yours: it gets no more calls, those that run end, then it goes.
+
+        Raises:
+            UsageError: There is no such host. Else as `hosts`.
+        """
+        self._asked("drain", host=name)
+
     def _asked(self, what: str, **fields: object) -> dict[str, Any]:
         """Return what the gateway answers to a short question."""
         self._ledger.check()

@@ -35,7 +35,7 @@ DRAINED_S = 0.02  #: between two looks whether a host that is to leave has anyth
 MESSAGE_MOST = MESSAGE_LIMIT + (64 << 20)  #: outcomes of one turn travel together
 HOSTS_MOST = 1024  #: of one gateway
 
-log = logging.getLogger("meca.gateway")
+log = logging.getLogger("meca.hosts")
 
 
 class Doer(Protocol):
@@ -142,7 +142,7 @@ class Joining:
 
     def connect(self, joined: Joined, send: Callable[[bytes], None], received: int) -> None:
         """As `Hub.connect`."""
-        log.warning("host %s is here, with %d workers", joined.host.name, joined.host.slots)
+        log.info("host %s is here, with %d workers", joined.host.name, joined.host.slots)
         if joined.expiry is not None:
             joined.expiry.cancel()
             joined.expiry = None
@@ -186,7 +186,7 @@ class Joining:
     def _lose(self, joined: Joined, why: str) -> None:
         if not self._has(joined):
             return
-        log.warning("%s", why)
+        log.info("%s", why)
         del self.sessions[joined.id]
         joined.send = None
         if joined.expiry is not None:
@@ -199,7 +199,7 @@ class Joining:
     def drain(self, joined: Joined) -> None:
         """Let a host leave when what its workers run is done."""
         if not joined.host.draining:
-            log.warning("host %s leaves when its running calls are done", joined.host.name)
+            log.info("host %s leaves when its running calls are done", joined.host.name)
             self._broker.drain(joined.host)
             self._hub.do(self._broker.changed(time.monotonic()))
             self.changed()

@@ -1,0 +1,94 @@
+"""`meca host`: offer this machine's workers to a gateway elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ..errors import UsageError
+from ._arguments import count, endpoint, named_amount, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUMMARY = "offer this machine's workers to a gateway elsewhere, until it is told to leave"
+
+EPILOG = """\
+The machine connects to the gateway, so it may be behind NAT or a firewall, sleep, and change its address. While the
+connection is down its running calls go on, and their results are delivered when it is back; when it stays away for
+longer than --grace seconds they are made again elsewhere. It needs the gateway's major.minor version of Python.
+
+It joins with a key pair of yours (MECA_ACCESS_KEY and MECA_SECRET_KEY, else --key-file, else the first of your own key
+file), and runs the functions of that pair's owner only, as the user who starts it, with this user's files and network.
+
+Ctrl-C or SIGTERM lets it leave: it gets no more calls, those that run end, and then it goes; a second one ends at once.
+With --drain NAME a program of the same owner lets another host leave.
+
+examples:
+  meca gateway --workers 0                                         # on the one machine
+  meca host --join http://127.0.0.1:3001 --workers 2
+  meca host --join https://edge.example:3001 --resource gpu=1 --name bench
+  meca host --join https://edge.example:3001 --drain bench
+
+exit codes: 0 left, 2 wrong arguments, 3 the gateway cannot be reached or does not take the host, 130 ended at once"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this verb."""
+    parser.epilog = EPILOG
+    parser.add_argument("--join", type=joinable, required=True, metavar="URL", help="the gateway")
+    parser.add_argument("--workers", type=count, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument(
+        "--resource",
+        type=named_amount,
+        action="append",
+        default=[],
+        metavar="NAME=AMOUNT",
+        help="what it has: cpu (cores), memory (MiB), gpu, or names of your own; found by itself: cpu, memory, gpu",
+    )
+    parser.add_argument("--name", metavar="NAME", help="what it is called (default: the machine's name)")
+    parser.add_argument(
+        "--grace", type=seconds, default=120.0, metavar="S", help="seconds that it may be away (default 120)"
+    )
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="where its key pair is (default: your own)")
+    parser.add_argument("--drain", metavar="NAME", help="let the host of this name leave, and end")
+
+
+def run(args: argparse.Namespace, out: TextIO) -> int:
+    """Serve until it has left. The host prints its lines itself."""
+    from ..host import Hosting, run_host
+
+    table = resource_table(args.resource)
+    wanted = Hosting(args.join, args.workers, table, args.name, args.grace, args.key_file)
+    if args.drain is None:
+        return run_host(wanted)
+    if args.key_file is not None:
+        raise UsageError("--drain takes its key pair from MECA_ACCESS_KEY and MECA_SECRET_KEY, or your own key file")
+    from ..client.executor import MecaExecutor
+
+    with MecaExecutor(args.join) as ex:
+        ex.drain_host(args.drain)
+    print(f"{args.drain} leaves when its running calls are done", file=out)
+    return 0
+
+
+def joinable(text: str) -> str:
+    """Return the URL of a gateway; one of a program's own cannot be joined."""
+    if endpoint(text) in ("embedded", "desktop"):
+        raise argparse.ArgumentTypeError(f"{text!r} is nothing to join; give the URL of a meca gateway")
+    return text.rstrip("/")
+
+
+def resource_table(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Return resource -> amount.
+
+    Raises:
+        UsageError: A name is given twice.
+    """
+    table: dict[str, float] = {}
+    for name, number in pairs:
+        if name in table:
+            raise UsageError(f"--resource {name} is given twice: {table[name]:g} and {number:g}")
+        table[name] = number
+    return table
