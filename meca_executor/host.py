@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .client.container import checked_resource
 from .client.host_link import HostLink
 from .errors import UsageError
 from .keys import read_keys
@@ -43,7 +44,7 @@ class Hosting:
     Attributes:
         url: The gateway that it joins.
         workers: Worker processes; None is one a core.
-        resource: What it has of each resource, in place of what is found here, or besides.
+        resource: What it has of `cpu`, `memory` (MiB) or `gpu`, in place of what is found here.
         name: What it is called; None is the machine's name.
         grace: Seconds that it may be away before its calls are made elsewhere.
         key_file: Where its key pair is, when the environment has none; None is the user's own.
@@ -71,7 +72,7 @@ def introduction(wanted: Hosting) -> Introduction:
     if wanted.grace > GRACE_MOST_S:
         raise UsageError(f"a grace time of {wanted.grace:g} s is longer than {GRACE_MOST_S:g} s (a week)")
     found = {key: value for key, value in host_capacity().items() if value != float("inf")}
-    capacity = {**found, **wanted.resource}
+    capacity = {**found, **checked_resource(wanted.resource)}
     return Introduction(name, wanted.workers or core_count(), capacity, wanted.grace, platform.python_version())
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=AMOUNT",
-        help="what it has: cpu (cores), memory (MiB), gpu, or names of your own; found by itself: cpu, memory, gpu",
+        help="what it offers of cpu (cores), memory (MiB) or gpu (default: what is found); may be repeated",
     )
     parser.add_argument("--name", metavar="NAME", help="what it is called (default: the machine's name)")
     parser.add_argument(

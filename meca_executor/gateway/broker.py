@@ -15,7 +15,7 @@ from ..policy import batching
 from ..wire.records import Definition, Record, Status, decode, encode
 from .groups import Group, are_alike, group_of
 from .hosts import HERE, BrokerHost
-from .roster import Roster, without_void
+from .roster import Roster, open_calls
 from .tasks import BrokerSession, BrokerWorker, Forget, Instruction, Options, Pool, Report, Run
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Broker:
         if not worker.in_flight:
             worker.idle_since = now
         if worker.pool is not None and worker.started:
-            worker.pool.failures = 0
+            worker.pool.failures.pop(worker.host.id, None)
         return self._flush(dispatch=True)
 
     def _passed_on(self, group: Group, outcomes: Outcomes) -> None:
@@ -218,13 +218,7 @@ class Broker:
 
     def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], outcomes: Outcomes) -> None:
         """Outcomes one by one: some were skipped, or are of no interest any more."""
-        open_ = {
-            part.ordinal + at: part
-            for group in groups
-            for part in without_void(worker, group)
-            for at in range(len(part))
-            if part.session is not None
-        }
+        open_ = open_calls(worker, groups)
         done: list[Record] = []
         spent: dict[tuple[int, int], list[int]] = {}
         skipped: list[Group] = []
@@ -302,9 +296,11 @@ class Broker:
                 self._refuse(current.session, current.ids, status, text)
         self._roster.give_back(worker, worker.in_flight.take_all())
         if pool is not None and not started and worker.ending is None and not worker.retired:
-            pool.failures += 1
-            if pool.failures >= START_FAILURES and pool.broken is None:
-                self._fail_pool(pool, f"workers end before they can run anything: {how}")
+            pool.failures[worker.host.id] += 1
+            if pool.failures[worker.host.id] >= START_FAILURES and pool.broken is None:
+                pool.barred.add(worker.host.id)
+                if all(host.id in pool.barred for host in self.hosts.of(pool.owner)):
+                    self._fail_pool(pool, f"workers end before they can run anything: {how}")
         return self._flush(dispatch=True)
 
     # -- hosts ------------------------------------------------------------------------------------

@@ -111,8 +111,9 @@ class Hosts:
 
     def rooms(self, session: BrokerSession, lane: Lane) -> list[BrokerHost]:
         """The hosts on which a call of a session's lane may begin now."""
-        owner = session.pool.owner
-        return [host for host in self.all.values() if host.serves(owner) and self.takes(host, lane)]
+        pool = session.pool
+        hosts = [host for host in self.all.values() if host.serves(pool.owner) and self.takes(host, lane)]
+        return [host for host in hosts if host.id not in pool.barred] if pool.barred else hosts
 
     def is_waiting(self, session: BrokerSession, now: float) -> bool:
         """Whether any call of a session could begin if a worker were free. Takes note of those that wait for more."""

@@ -215,6 +215,17 @@ def is_overdue(worker: BrokerWorker) -> bool:
     return worker.overdue > worker.done and worker.in_flight.at(worker.overdue) is not None
 
 
+def open_calls(worker: BrokerWorker, groups: list[Group]) -> dict[int, Group]:
+    """Return the group of each call, by ordinal, of groups taken off their worker; no call that is settled."""
+    return {
+        part.ordinal + at: part
+        for group in groups
+        for part in without_void(worker, group)
+        for at in range(len(part))
+        if part.session is not None
+    }
+
+
 def without_void(worker: BrokerWorker, group: Group) -> list[Group]:
     """Return the calls of a group, taken off its worker, whose outcome is not settled."""
     if not worker.void:

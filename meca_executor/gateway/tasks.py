@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,7 +71,9 @@ class Pool:
     setup: bytes  #: the batch for `Kind.SETUP`
     tasks_per_worker: int | None = None
     sessions: int = 0
-    failures: int = 0  #: workers in a row that ended before they had run anything
+    #: host -> workers in a row that ended before they had run anything
+    failures: Counter[int] = field(default_factory=Counter)
+    barred: set[int] = field(default_factory=set)  #: hosts on which no worker of it starts
     broken: str | None = None  #: why no task can run
     owner: str = ""
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import wait
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +25,7 @@ from .standing import ROOT, standing_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from .standing import Standing
 
@@ -142,21 +142,19 @@ def test_the_gateways_own_workers_and_several_hosts_share_the_work(tmp_path: Pat
 
 
 def test_resources_are_held_and_what_nobody_has_is_refused(gateway: Standing, tmp_path: Path) -> None:
-    """Two slots and one `press`: calls that need it run one at a time, beside one that does not."""
+    """Two slots and one GPU: calls that need it run one at a time, beside one that does not."""
     room = Room(tmp_path / "room")
-    with joined_host(tmp_path, gateway.url, "--resource", "press=1"), MecaExecutor(gateway.url) as ex:
-        with pytest.raises(NoHostFits, match=r"needs 2 GPUs, and this host has 0"):
+    with joined_host(tmp_path, gateway.url, "--resource", "gpu=1"), MecaExecutor(gateway.url) as ex:
+        with pytest.raises(NoHostFits, match=r"needs 2 GPUs, and this host has 1"):
             ex.options(resource={"gpu": 2}).submit(parent).result(PATIENCE)
-        first = ex.submit(stay, str(room.folder), "any")
+        needs = ex.options(resource={"cpu": 0.5, "gpu": 1})
+        futures = [needs.submit(stay, str(room.folder), "needs it") for _ in range(2)]
         room.await_count(1, PATIENCE)
-        assert ex.hosts()[1]["in_use"] == {}
-        needs = ex.options(resource={"cpu": 0.5, "memory": 10})
-        second = needs.submit(stay, str(room.folder), "some")
-        room.await_count(2, PATIENCE)
-        assert ex.hosts()[1]["in_use"] == {"cpu": 0.5, "memory": 10}
-        assert ex.hosts()[1]["resource"]["press"] == 1
+        futures.append(ex.submit(stay, str(room.folder), "does not"))
+        assert room.await_count(2, PATIENCE) == ["needs it", "does not"]
+        assert ex.hosts()[1]["in_use"] == {"cpu": 0.5, "gpu": 1}
         room.open()
-        wait([first, second], PATIENCE)
+        assert not wait(futures, PATIENCE).not_done
 
 
 # -- going away
@@ -337,6 +335,8 @@ def test_a_host_that_cannot_be_taken_is_told_why(gateway: Standing, tmp_path: Pa
     assert meca("host", "--join", "embedded").returncode == 2
     bad = meca("host", "--join", gateway.url, "--resource", "cpu=many")
     assert (bad.returncode, "NAME=AMOUNT" in bad.stderr) == (2, True)
+    unknown = meca("host", "--join", gateway.url, "--resource", "press=1")
+    assert (unknown.returncode, "resource 'press' is unknown" in unknown.stderr) == (2, True)
 
 
 def test_a_host_runs_its_owners_functions_only(tmp_path: Path) -> None:

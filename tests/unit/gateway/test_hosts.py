@@ -228,6 +228,29 @@ def test_who_waits_for_resources_holds_up_nobody() -> None:
     assert runtime.only("b") == {1: Status.OK}
 
 
+def test_a_host_where_no_worker_starts_gets_none_any_more() -> None:
+    """The others go on; only where workers start nowhere, nothing can run."""
+    bad = other(1, slots=3)
+    runtime = runtime_on(here(0), bad, other(2, slots=1))
+    runtime.submit("a", range(1, 10))
+    for _ in range(5):
+        for worker in list(runtime.workers.values()):
+            if runtime.broker.workers[worker.number].host is bad:
+                runtime.end(worker, "a worker process cannot be started")
+    runtime.quiet()
+    assert set(runtime.only("a").values()) == {Status.OK}
+    assert runtime.broken == {}
+    del runtime.broker.hosts.all[2]
+    for worker in list(runtime.workers.values()):
+        runtime.end(worker)
+    runtime.broker.hosts.all[3] = other(3, slots=1)
+    runtime.submit("a", [20])
+    for _ in range(3):
+        (worker,) = runtime.workers.values()
+        runtime.end(worker, "a worker process cannot be started")
+    assert "cannot be started" in runtime.broken["a"].decode()
+
+
 # -- hosts that go
 
 
