@@ -81,9 +81,9 @@ class HostLink:
         return f"<HostLink {self.url} {'connected' if self._connection is not None else 'not connected'}>"
 
     @property
-    def connected(self) -> bool:
-        """Whether there is a connection."""
-        return self._connection is not None
+    def idle(self) -> bool:
+        """Whether there is no connection, and nothing that waits for one."""
+        return self._connection is None and not self._stream.unacked_bytes
 
     async def join(self, timeout: float) -> None:
         """Connect for the first time; from then on the link lives by itself, until `close`, or `ended` is set.

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import leaks
 
-from .kinds import KINDS, OURS, PROCESSES, Kind
+from .kinds import HOST, KINDS, OURS, PROCESSES, Kind
 from .printing import Lines
 from .rooms import Room
 
@@ -39,14 +39,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def kind(request: pytest.FixtureRequest) -> Kind:
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
     """Return the implementation that the test is run against."""
     chosen: Kind = request.param
     # Helper processes of multiprocessing's own, which live as long as this one: they are no test's leftover.
     resource_tracker.ensure_running()
     if chosen is PROCESSES:
         forkserver.ensure_running()
-    return chosen
+    with chosen.around():
+        yield chosen
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def pool(kind: Kind) -> Iterator[Executor]:
 @pytest.fixture
 def ours(kind: Kind, pool: Executor) -> MecaExecutor:
     """Return `pool` by its own type; for tests marked `only_ours`."""
-    assert kind is OURS
+    assert kind in (OURS, HOST)
     from meca_executor import MecaExecutor
 
     assert isinstance(pool, MecaExecutor)

@@ -1,16 +1,21 @@
-"""The three implementations, and the marks of tests that not all of them pass."""
+"""The implementations, and the marks of tests that not all of them pass."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import tempfile
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
 def _make_ours(**options: Any) -> Executor:
@@ -24,6 +29,27 @@ def _make_processes(**options: Any) -> Executor:
     return ProcessPoolExecutor(mp_context=multiprocessing.get_context("forkserver"), **options)
 
 
+ENDPOINT = "CONTRACT_ENDPOINT"  #: environment variable with the URL of a gateway that has one host and no workers
+
+
+def _make_on_host(**options: Any) -> Executor:
+    from meca_executor import MecaExecutor
+
+    return MecaExecutor(**{"endpoint": os.environ[ENDPOINT], **options})
+
+
+@contextlib.contextmanager
+def _a_gateway_and_its_host() -> Iterator[None]:
+    from tests.integration.joined import joined_host
+    from tests.integration.standing import standing_gateway
+
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        with standing_gateway(folder, "--workers", "0") as gateway, joined_host(folder, gateway.url, workers=6):
+            patch.setenv(ENDPOINT, gateway.url)
+            yield
+
+
 @dataclass(frozen=True)
 class Kind:
     """An implementation of `concurrent.futures.Executor`."""
@@ -33,6 +59,8 @@ class Kind:
     make: Callable[..., Executor]
     #: statements for a script, after which its `make` is the same
     setup: str
+    #: what it needs, as long as tests run against it
+    around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def __repr__(self) -> str:
         return self.name
@@ -47,9 +75,19 @@ PROCESSES = Kind(
 )
 OURS = Kind("meca", _make_ours, "from meca_executor import MecaExecutor as make")
 
-KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS)}
+HOST = Kind(
+    "host",
+    _make_on_host,
+    "import functools, os\n"
+    "from meca_executor import MecaExecutor\n"
+    f"make = functools.partial(MecaExecutor, os.environ['{ENDPOINT}'])",
+    _a_gateway_and_its_host,
+)
+
+KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST)}
 
 every_kind = pytest.mark.kinds(*KINDS)
-only_ours = pytest.mark.kinds(OURS.name)
-across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name)
+only_ours = pytest.mark.kinds(OURS.name, HOST.name)
+ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name)
+across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name)
 not_processes = pytest.mark.kinds(THREADS.name, OURS.name)
