@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ..errors import UsageError
-from ._arguments import count, endpoint, named_amount, seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ._arguments import count, endpoint, named_amount, seconds, table_of
 
 SUMMARY = "offer this machine's workers to a gateway elsewhere, until it is told to leave"
 
@@ -59,7 +56,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     """Serve until it has left. The host prints its lines itself."""
     from ..host import Hosting, run_host
 
-    table = resource_table(args.resource)
+    table = table_of("--resource", args.resource)
     wanted = Hosting(args.join, args.workers, table, args.name, args.grace, args.key_file)
     if args.drain is None:
         return run_host(wanted)
@@ -78,17 +75,3 @@ def joinable(text: str) -> str:
     if endpoint(text) in ("embedded", "desktop"):
         raise argparse.ArgumentTypeError(f"{text!r} is nothing to join; give the URL of a meca gateway")
     return text.rstrip("/")
-
-
-def resource_table(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Return resource -> amount.
-
-    Raises:
-        UsageError: A name is given twice.
-    """
-    table: dict[str, float] = {}
-    for name, number in pairs:
-        if name in table:
-            raise UsageError(f"--resource {name} is given twice: {table[name]:g} and {number:g}")
-        table[name] = number
-    return table
