@@ -64,7 +64,10 @@ class Backlog:
         return (group for lane in self._lanes.values() for group in lane.groups)
 
     def __bool__(self) -> bool:
-        return any(lane.groups for lane in self._lanes.values())
+        for lane in self._lanes.values():  # asked for each session in each turn
+            if lane.groups:
+                return True
+        return False
 
     @property
     def count(self) -> int:
@@ -97,6 +100,8 @@ class Backlog:
     def served(self, lane: Lane) -> None:
         """Calls of a lane were given out: it stands behind the others now, and is gone when it is empty."""
         lane.blocked_since = None
+        if len(self._lanes) == 1:
+            return  # as nearly always
         del self._lanes[lane.shape]
         if lane.groups:
             self._lanes[lane.shape] = lane
