@@ -87,7 +87,7 @@ HOST = Kind(
 KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST)}
 
 every_kind = pytest.mark.kinds(*KINDS)
-only_ours = pytest.mark.kinds(OURS.name, HOST.name)
+only_ours = pytest.mark.kinds(OURS.name)
 ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name)
 across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name)
 not_processes = pytest.mark.kinds(THREADS.name, OURS.name)

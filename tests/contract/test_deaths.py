@@ -14,7 +14,7 @@ from tests.helpers.processes import children, descendants, is_running
 from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
-from .kinds import only_ours
+from .kinds import only_ours, ours_anywhere
 from .rooms import Room
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from meca_executor import MecaExecutor
 
-pytestmark = only_ours
+pytestmark = ours_anywhere
 
 
 def leave(_: object = None) -> None:
@@ -229,6 +229,7 @@ def gateway_of(pool: MecaExecutor) -> int:
     return gateway
 
 
+@only_ours
 def test_the_gateway_dies_once(make: Callable[..., MecaExecutor], room: Room) -> None:
     """The embedded gateway is restarted, and running and waiting tasks run again."""
     pool = make(max_workers=2)
@@ -242,6 +243,7 @@ def test_the_gateway_dies_once(make: Callable[..., MecaExecutor], room: Room) ->
     assert gateway_of(pool) != gateway
 
 
+@only_ours
 def test_the_gateway_dies_once_and_there_is_one_attempt(make: Callable[..., MecaExecutor], room: Room) -> None:
     """With `retry=1` what had begun is not run again, and says so; what had not is done."""
     from meca_executor import MecaError
@@ -259,6 +261,7 @@ def test_the_gateway_dies_once_and_there_is_one_attempt(make: Callable[..., Meca
     assert len(room.entered()) == len(set(room.entered())), "a task began twice"
 
 
+@only_ours
 def test_the_gateway_dies_twice(make: Callable[..., MecaExecutor], room: Room) -> None:
     """A second death within a minute breaks the executor: open futures and later submits say so."""
     pool = make(max_workers=1)
@@ -276,6 +279,7 @@ def test_the_gateway_dies_twice(make: Callable[..., MecaExecutor], room: Room) -
     pool.shutdown()
 
 
+@only_ours
 def test_the_gateway_dies_during_shutdown(make: Callable[..., MecaExecutor], room: Room) -> None:
     """`shutdown` returns although the gateway died, and no future stays open."""
     pool = make(max_workers=1)

@@ -98,11 +98,24 @@ def test_calls_that_wait_for_a_resource_do_not_hold_up_others() -> None:
 
 
 def test_fractions_add_up_to_the_whole() -> None:
-    """Ten tenths of a core are one core, whatever their sum is in binary."""
-    runtime = runtime_on(here(10, cpu=1))
+    """Three tenths of a core are 0.3 cores, although their sum in binary is more."""
+    runtime = runtime_on(here(10, cpu=0.3))
     runtime.broker.set_options("a", 9, Options(resource={"cpu": 0.1}))
     runtime.submit("a", range(1, 11), tag=9)
-    assert spread(runtime) == {0: 10}
+    assert spread(runtime) == {0: 3}
+
+
+def test_calls_that_need_something_take_turns_with_those_that_need_nothing() -> None:
+    """One worker, and a backlog of each."""
+    runtime = runtime_on(here(1))
+    runtime.submit("a", range(1, 11))
+    runtime.submit("a", range(11, 21), tag=4)
+    (worker,) = runtime.workers.values()
+    while len(worker.begun) < 6:
+        runtime.work(worker, took=0.2)
+        runtime.send(worker)
+    of_each = [int(payload.partition(b":")[2]) > 10 for payload in worker.begun]
+    assert 2 <= sum(of_each) <= 4, of_each
 
 
 def test_who_needs_much_gets_it_although_others_need_little_all_the_time() -> None:
