@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as Late  # before Python 3.11 anothe
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..wire.payloads import in_frame
+from ..wire.records import ITEM
 from .future import MecaFuture
 from .options import TaskOptions
 from .outcomes import named
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..wire.records import Record
 
 INDEX_BITS = 20
-CHUNKED = 1 << 63  #: set in the numbers of items, beside those of tasks
+CHUNKED = ITEM
 #: items of the first chunk of a map, and of the largest; each has twice as many as the one before
 FIRST, MOST = 16, 4096
 MOST_BYTES = 1 << 20  #: a chunk ends with the item that brings it there

@@ -38,14 +38,15 @@ class FunctionCodec:
         """
         return encode_call(fn, args, kwargs, result=self._trust)
 
-    def decode(self, reply: bytes) -> Any:
-        """Return what the call returned; what it printed goes where prints go.
+    def decode(self, reply: bytes, log: Callable[[bytes], object] = lambda text: None) -> Any:
+        """Return what the call returned; what it printed goes where prints go, and to `log`.
 
         Raises:
             Exception: What the call raised, or why it has no result.
         """
         escapes = self._proved() and not self._strangers
         outcome = decode_reply(reply, trust=self._trust, allow=self._allow, escapes=escapes)
+        log("".join(text for _, text in outcome.printed).encode("utf-8", "surrogatepass"))
         if self._on_output is not None:
             for stream, text in outcome.printed:
                 with contextlib.suppress(Exception):  # a broken sink must not cost a result

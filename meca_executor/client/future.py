@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import UsageError
+from ..wire.printed import Log
 from ..wire.sessions import task_text
 from .attempts import Attempt, Handed, followed, made_elsewhere
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+MIXED_TEXT = "[others' calls were in it at the same time, and what it wrote for them is here, too]\n"
+LATE_S = 0.25  #: the last of what a container wrote is here so long after its outcome
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 #: Held while a future gets its condition, and while one without a condition changes its state: so that nobody
@@ -73,6 +79,9 @@ class MecaFuture(Future[T]):
     handed: Handed | None = None  #: the present attempt, for the ledger; None before the first one and between two
     ended: float | None = None  #: when the outcome came, for the ledger; set before the outcome
     _over: tuple[Attempt, ...] = ()  # attempts that were followed by another, or will be
+    log: Log | None = None  #: what the task printed, for the link; None: nothing
+    log_whole: bool = False  #: nothing more of it comes
+    _log_due: tuple[float, int] | None = None  # until when more of it may come, and on which thread
 
     def __init__(self) -> None:
         pass
@@ -94,6 +103,54 @@ class MecaFuture(Future[T]):
             return over
         start, host = handed
         return followed(over, Attempt(host, start, *((self.ended, self._exception) if done else (None, None))))
+
+    def logs(self) -> str:
+        """Return what the task has printed so far, stdout and stderr together; at once, and at any time.
+
+        Of a function that is what Python code printed in its process, and what subprocesses and C libraries wrote
+        while it was clear that it was running (always, where it takes more than some milliseconds). What threads
+        print that outlive their call counts as the call's that is running then; nothing comes after the outcome. It
+        is there however `output` is set. Of a container, all that it wrote to stdout and stderr during the call,
+        told four times a second; of one that was started for the call, also what it wrote before. Its last lines
+        may come a moment after its reply: then, and only then, this waits for them, 0.25 s at most. An app that
+        has several calls at a time cannot tell them apart: it is all that it wrote meanwhile, and the first line
+        says so. Attempts follow each other.
+
+        The last 64 KiB are kept; a first line says how much more there was. What is printed while no program has
+        the task's session, or while a gateway is ended and started again, may be missing.
+
+        Raises:
+            UsageError: The task ran on a MECAnywhere desktop app, which does not tell.
+        """
+        if (due := self._log_due) is not None and due[1] != threading.get_ident():
+            with self._condition:
+                self._condition.wait_for(lambda: self.log_whole, max(0.0, due[0] - time.monotonic()))
+        if (log := self.log) is None:
+            if self.transaction_id:
+                raise UsageError(
+                    f"no logs of task {self.task_id}: the MECAnywhere desktop app does not tell what containers print; "
+                    "run it on a gateway of meca-executor, or have the container reply with what matters"
+                )
+            return ""
+        return (MIXED_TEXT if log.mixed else "") + log.text()
+
+    # -- what it printed, for the link ----------------------------------------------------------------
+
+    def printed(self, text: bytes, *, mixed: bool = False, last: bool = False) -> None:
+        """Keep what the task printed."""
+        if self.log is None:
+            self.log = Log()
+        self.log.mixed |= mixed
+        self.log.write(text)
+        self.log_whole |= last
+        if self._log_due is not None:
+            with self._condition:
+                self._condition.notify_all()
+
+    def expect_more(self) -> None:
+        """Its container may have written more than is here, though its outcome is."""
+        if not self.log_whole:
+            self._log_due = time.monotonic() + LATE_S, threading.get_ident()
 
     # -- as of the base class, without a condition where none is needed -----------------------------
 
@@ -166,6 +223,7 @@ class MecaFuture(Future[T]):
             if self.handed is not None:
                 start, host = self.handed
                 self._over, self.handed = followed(self._over, Attempt(host, start, now, error)), None
+            self.log_whole = False
 
     def count_elsewhere(self, count: int) -> None:
         """So many attempts more than those handed over were made by the gateway, which was ended in between."""

@@ -7,6 +7,7 @@ next attempt. Submitting threads only append to the queue; everything else happe
 from __future__ import annotations
 
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GatewayRefused, TaskKilled
@@ -63,6 +64,7 @@ class Ledger(Queue):
         self.lender = Lender()
         self.freed: Callable[[bytes], object] = lambda payload: None  #: told when a result in shared memory is let go
         self._functions_refused: Callable[[], BaseException] | None = None
+        self._ended: weakref.WeakValueDictionary[int, MecaFuture[Any]] = weakref.WeakValueDictionary()  # of containers
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -304,8 +306,19 @@ class Ledger(Queue):
                 return Again(task, delay)
         if freed:  # not before: the next attempt reads the same memory
             give_back(task.payload, self.lender)
+        if task.decode is not None and not task.future.transaction_id:
+            self._ended[task.number] = task.future
+            task.future.expect_more()
         resolve(task, value, error, now)
         return None
+
+    def future(self, number: int) -> MecaFuture[Any] | None:
+        """Return the future of a task that is out, or in a container was until now."""
+        if (task := self._out.get(number) or self._waiting.get(number)) is not None:
+            return task.future
+        if (future := self._ended.get(number)) is None and self.recovered is not None:
+            future = self.recovered.future(number)
+        return future
 
     def again(self, task: Task) -> None:
         """Queue a task whose delay is over, before those that have not begun."""

@@ -342,13 +342,20 @@ class Link:
 
     def settled(self, records: list[Record]) -> None:
         """Outcomes came, and what was printed before them."""
-        for number, status, _, payload in records:
-            if number == 0:  # the session itself: printed text, or the end of everything
-                if status == Status.BROKEN:
-                    text = payload.decode("utf-8", "replace")
+        told: list[Record] | None = None
+        for record in records:
+            if record[0] == 0:  # the session itself: printed text, or the end of everything
+                if record[1] == Status.BROKEN:
+                    text = record[3].decode("utf-8", "replace")
                     self.ledger.fail_all(lambda text=text: InitializerFailed(text))  # type: ignore[misc]
+                elif told is None:
+                    told = [record]
                 else:
-                    self._print(status, payload)
+                    told.append(record)
+        if told is not None:
+            from .logs import share_out
+
+            share_out(told, self.ledger, self.settings)
         for again in self.ledger.settle(records):
             self._later(again)
 
@@ -388,12 +395,6 @@ class Link:
                 self.pump()
         else:
             self.pump()
-
-    def _print(self, status: int, text: bytes) -> None:
-        if self.settings.on_output is not None:
-            with contextlib.suppress(Exception):  # a broken sink must not cost a result
-                stream = "stdout" if status == Status.STDOUT else "stderr"
-                self.settings.on_output(text.decode("utf-8", "replace"), stream)
 
     def refuse(self, error: Callable[[], BaseException]) -> None:
         """Have the executor take no more tasks."""

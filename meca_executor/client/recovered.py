@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ResultGone, TaskKilled
@@ -32,9 +33,9 @@ class Recovered:
         read_function: Reads the reply of a function in a container.
     """
 
-    def __init__(self, host: str, read_function: Callable[[bytes], Any]) -> None:
+    def __init__(self, host: str, read_function: Callable[..., Any]) -> None:
         self._host = host
-        self._readers: dict[int, Callable[[bytes], Any]] = {
+        self._readers: dict[int, Callable[..., Any]] = {
             Reading.TEXT: lambda reply: decode_reply("text", reply, SHOWN),
             Reading.JSON: lambda reply: decode_reply("json", reply, SHOWN),
             Reading.BYTES: lambda reply: decode_reply("bytes", reply, SHOWN),
@@ -87,7 +88,10 @@ class Recovered:
         future.claim()
         future.handed = (None, self._host)
         self._known[number] = future
-        task = Task(number, future, b"", (0, 0), OPTIONS, self._readers.get(codec))
+        decode = self._readers.get(codec)
+        if decode is not None and codec == Reading.FUNCTION:
+            decode = partial(decode, log=future.printed)
+        task = Task(number, future, b"", (0, 0), OPTIONS, decode)
         task.attempts = 1
         self._open[number] = task
         if state == State.GONE:
@@ -108,10 +112,16 @@ class Recovered:
         if status & COUNTED:
             task.count(micros)
         value, error = read_outcome(task, status & 0xFF, payload, freed)
+        if task.decode is not None:
+            task.future.expect_more()
         if number in self._killed and error is not None and is_lost(error):
             error = TaskKilled(f"task {task.future.task_id}: ended by kill()")
         self._killed.discard(number)
         resolve(task, value, error, now)
+
+    def future(self, number: int) -> MecaFuture[Any] | None:
+        """Return a task's future, as long as somebody has it."""
+        return self._known.get(number)
 
     def kill(self, number: int) -> bool:
         """Whether a task is open, and so the gateway has to end it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
@@ -170,7 +171,7 @@ class Submission:
             return self._failed(future, error)
         options = options.calling(ref, {}, None)
         kind = self._registry.options_number(options), 0
-        return self._queue(future, payload, kind, options, codec.decode, Reading.FUNCTION)
+        return self._queue(future, payload, kind, options, partial(codec.decode, log=future.printed), Reading.FUNCTION)
 
     def _register_app(self, ref: str, folder: str) -> None:
         if self._settings.endpoint is not None:

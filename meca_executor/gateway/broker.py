@@ -15,6 +15,7 @@ from ..policy import batching
 from ..wire.records import Definition, Record, Status, decode, encode
 from .groups import Group, are_alike, group_of
 from .hosts import HERE, BrokerHost
+from .printing import attributed
 from .roster import Roster, open_calls
 from .tasks import BrokerSession, BrokerWorker, Forget, Instruction, Options, Pool, Report, Run
 
@@ -250,10 +251,10 @@ class Broker:
         return self._flush(dispatch=True)
 
     def printed(self, worker_id: int, stream: Status, text: bytes) -> list[Instruction]:
-        """Take in what a worker's process wrote past Python's streams."""
+        """Take in what a worker's process wrote."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.session is not None:
-            self._report(worker.session, [(0, int(stream), 0, text)])
+            self._report(worker.session, attributed(worker, stream, text))
         return self._flush()
 
     def looked(self, worker_id: int, started: int, since: float, now: float) -> list[Instruction]:

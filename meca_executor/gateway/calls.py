@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
+from ..wire.printed import LAST, MIXED, Log
+from ..wire.printed import record as printed
 from ..wire.records import Record, Status, encode
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .tasks import Options
 
 MICROS_MAX = 0xFFFF_FFFF
+TELL_S = 0.25  #: how often it is told what a container has written since
+LATE_S = 0.1  #: what a container writes comes by another way than its reply, and may take so much longer
 
 log = logging.getLogger("meca.gateway")
 
@@ -63,12 +67,15 @@ class ContainerCalls:
 
     async def _call(self, session: Session, record: Record, options: Options) -> None:
         began = time.monotonic()
+        writing = Writing(record[0], partial(self._report, session.id))
         try:
             async with session.gate:
                 await self._written_down(session, record)
                 began = time.monotonic()
-                status, payload = await self.ask(options, record[3], session.owner)
+                writing.begin()
+                status, payload = await self.ask(options, record[3], session.owner, writing.log)
         finally:
+            writing.finish()
             session.calls.pop(record[0], None)
         micros = min(int((time.monotonic() - began) * 1e6), MICROS_MAX)
         self._report(session.id, encode([(record[0], status, micros, payload)]))
@@ -85,7 +92,9 @@ class ContainerCalls:
         if call.cancelled():
             self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
 
-    async def ask(self, options: Options, content: bytes, owner: str) -> tuple[Status, bytes]:
+    async def ask(
+        self, options: Options, content: bytes, owner: str, written: Log | None = None
+    ) -> tuple[Status, bytes]:
         """Return how a container's call ended, and its reply or why not."""
         assert options.container_ref is not None
         if (refusal := self._refused.get(options.container_ref)) is not None:
@@ -98,6 +107,7 @@ class ContainerCalls:
                 runtime=options.runtime,
                 resource=options.resource,
                 owner=owner,
+                written=written,
             )
             return Status.REPLY, reply
         except ContainerFailed as error:
@@ -116,6 +126,48 @@ class ContainerCalls:
     async def close(self) -> None:
         """End all containers and wait until they are gone."""
         await self._containers.close()
+
+
+class Writing:
+    """What a container writes during one call: told while it runs, at its end, and a moment later.
+
+    Args:
+        task: Whose call it is.
+        report: Told batches of records.
+    """
+
+    def __init__(self, task: int, report: Callable[[bytes], object]) -> None:
+        self.log = Log()
+        self._task = task
+        self._report = report
+        self._told = False  # anything
+        self._clock: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The call begins."""
+        self._clock = asyncio.get_running_loop().call_later(TELL_S, self._tell_again)
+
+    def finish(self) -> None:
+        """The call is over, and its outcome told next."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._tell(LAST if self.log.ended else 0)
+            if not self.log.ended:
+                asyncio.get_running_loop().call_later(LATE_S, self._tell_last)
+
+    def _tell_again(self) -> None:
+        self._tell()
+        self.begin()
+
+    def _tell_last(self) -> None:
+        self.log.end()
+        self._tell(LAST)
+
+    def _tell(self, flags: int = 0) -> None:
+        text = self.log.take()
+        if text or (flags and self._told):
+            self._told = True
+            self._report(encode([printed(self._task, Status.LOGGED, text, flags | (MIXED if self.log.mixed else 0))]))
 
 
 def _settle(future: asyncio.Future[None]) -> None:

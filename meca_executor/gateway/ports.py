@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..wire.printed import Log
     from ..wire.records import Kind, Outcomes, Status
 
 
@@ -98,8 +99,12 @@ class ContainerRuntime(Protocol):
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
         owner: str = "",
+        written: Log | None = None,
     ) -> bytes:
         """Return a container's reply; no other owner's calls have been in the same one of an engine.
+
+        What it writes meanwhile, and when it was started for this call before that, goes to `written`, some of it
+        perhaps a moment after the reply; an app's is ended with the call, and of others the caller waits a moment.
 
         Raises:
             NoHostFits: No such container here, no such runtime, or not enough of a resource.

@@ -152,6 +152,7 @@ class BrokerWorker:
     reclaiming: bool = False  #: a revocation was told and is not yet counted
     ending: tuple[int, Status, str] | None = None  #: it is being killed for this ordinal, whose outcome this is
     retired: bool = False  #: gets no more tasks
+    printing: dict[int, int] = field(default_factory=dict)  #: stream -> whose text it says that it has there
 
     def suits(self, session: BrokerSession) -> bool:
         """Whether it is of the session's pool, and what it may have loaded is the session's, too."""

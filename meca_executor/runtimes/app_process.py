@@ -10,16 +10,17 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..settings import without_secrets
 from . import lifeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from ..wire.printed import Log
     from .guardian import Guardian
 
 READY_MARK = b"meca-init-done"  #: the container contract: anywhere on stdout
@@ -31,6 +32,7 @@ CONNECT_GRACE_S = 5.0  #: apps may print the mark before they listen, as the fir
 TERM_GRACE_S = 1.0  #: between SIGTERM and SIGKILL when an app is no longer needed
 DRAIN_S = 0.5  #: for the last output of an app that ended
 REAP_S = 5.0  #: for a killed process to be gone
+PIPE_BYTES = 64 << 10  #: that a pipe holds
 PORT_TRIES = 3  #: the port is free when it is chosen; somebody may take it before the app does
 
 _ENDED = "ended before it was ready"
@@ -45,13 +47,16 @@ def printable(text: str) -> str:
 class _Stream(asyncio.Protocol):
     """Reads one output of the app for as long as it lasts, so that its pipe never fills."""
 
-    def __init__(self, lines: deque[bytes], on_mark: Callable[[], None] | None) -> None:
+    def __init__(self, lines: deque[bytes], logs: list[Log], on_mark: Callable[[], None] | None) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines = lines
+        self._logs = logs
         self._on_mark = on_mark
         self._rest = b""  #: begin of a line whose end has not come
 
     def data_received(self, data: bytes) -> None:
+        for log in self._logs:
+            log.write(data)
         if self._on_mark and READY_MARK in self._rest + data:
             self._on_mark()
             self._on_mark = None
@@ -94,6 +99,7 @@ class AppProcess:
         self._popen: subprocess.Popen[bytes] | None = None
         self._pipes: list[tuple[asyncio.BaseTransport, _Stream]] = []
         self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self._logs: list[Log] = []  #: of the calls that it has
         self._marked = asyncio.Event()
         self._stopping = False
         self._task = loop.create_task(self._run())
@@ -135,6 +141,33 @@ class AppProcess:
             return "it printed nothing"
         lines = [printable(line.decode("utf-8", "replace")) for line in self._lines]
         return "its last lines:\n  " + "\n  ".join(lines)
+
+    @contextmanager
+    def writing_to(self, log: Log, shared: bool = True) -> Iterator[None]:
+        """Have a log get what the app writes while the block runs.
+
+        Args:
+            log: Is marked as mixed if others get the same.
+            shared: False while the app is started for all of them.
+        """
+        self._take_written()
+        self._logs.append(log)
+        if shared and len(self._logs) > 1:
+            for other in self._logs:
+                other.mixed = True
+        try:
+            yield
+        finally:
+            self._take_written()
+            self._logs.remove(log)
+
+    def _take_written(self) -> None:
+        """Read what stands in the pipes now: it was written before what comes next."""
+        for transport, stream in self._pipes:
+            if not transport.is_closing():
+                with suppress(OSError):  # nothing is there
+                    if data := os.read(transport.get_extra_info("pipe").fileno(), PIPE_BYTES):
+                        stream.data_received(data)
 
     async def _run(self) -> None:
         failure: str | None = "was stopped before it was ready"
@@ -190,7 +223,7 @@ class AppProcess:
         assert self._popen is not None
         loop = asyncio.get_running_loop()
         for pipe, on_mark in ((self._popen.stdout, self._marked.set), (self._popen.stderr, None)):
-            self._pipes.append(await loop.connect_read_pipe(_stream_factory(self._lines, on_mark), pipe))
+            self._pipes.append(await loop.connect_read_pipe(_stream_factory(self._lines, self._logs, on_mark), pipe))
 
     async def _until_ready(self) -> str | None:
         """Wait until the app listens; None, or why it does not."""
@@ -245,8 +278,8 @@ class AppProcess:
                 pipe.close()
 
 
-def _stream_factory(lines: deque[bytes], on_mark: Callable[[], None] | None) -> Callable[[], _Stream]:
-    return lambda: _Stream(lines, on_mark)
+def _stream_factory(lines: deque[bytes], logs: list[Log], on_mark: Callable[[], None] | None) -> Callable[[], _Stream]:
+    return lambda: _Stream(lines, logs, on_mark)
 
 
 def _free_port() -> int:

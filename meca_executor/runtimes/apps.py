@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
+from ..wire.printed import Log
 from .app_connection import AppConnections, Unreachable
 from .app_process import AppProcess, printable
 from .engine_settings import full_name
@@ -88,7 +89,9 @@ class Apps:
             self._retire(self._current[name])
         self._folders[name] = path
 
-    async def call(self, ref: str, content: bytes, *, timeout: float | None = None) -> bytes:
+    async def call(
+        self, ref: str, content: bytes, *, timeout: float | None = None, written: Log | None = None
+    ) -> bytes:
         """Return the app's reply to one input.
 
         Args:
@@ -96,6 +99,7 @@ class Apps:
             content: Body of the request; its type is given as JSON.
             timeout: Seconds for the request alone, not for waiting or for the app's start. When they are over,
                 or when the caller is cancelled, the app is killed as soon as its other calls have ended.
+            written: Gets what the app writes meanwhile, that of other calls in it, too; it is ended with the call.
 
         Raises:
             NoHostFits: No app has this name.
@@ -106,15 +110,20 @@ class Apps:
         name = full_name(ref)
         if name not in self._folders:
             raise NoHostFits(self.why_unknown(ref))
-        instance = await self._claim(name)
+        written = Log() if written is None else written
         try:
-            return await self._exchange(instance, content, timeout)
-        except asyncio.CancelledError:
-            self._retire(instance)
-            raise
+            instance = await self._claim(name, written)
+            try:
+                with instance.process.writing_to(written):
+                    return await self._exchange(instance, content, timeout)
+            except asyncio.CancelledError:
+                self._retire(instance)
+                raise
+            finally:
+                instance.slots.release()
+                self._release(instance)
         finally:
-            instance.slots.release()
-            self._release(instance)
+            written.end()
 
     def why_unknown(self, ref: str) -> str:
         """Return what to tell who asked for an app that is not known."""
@@ -134,7 +143,7 @@ class Apps:
             # Every end has a limit of its own (`AppProcess`), and so has this wait.
             await asyncio.wait({instance.process.ended for instance in self._all})
 
-    async def _claim(self, name: str) -> _Instance:
+    async def _claim(self, name: str, written: Log) -> _Instance:
         """Return an instance that is ready, with one of its slots taken."""
         while True:
             if self._closed:
@@ -146,7 +155,8 @@ class Apps:
             warm = instance.ready and not instance.slots.locked()
             try:
                 if not instance.ready:
-                    await self._until_ready(instance)
+                    with instance.process.writing_to(written, shared=False):
+                        await self._until_ready(instance)
                 await instance.slots.acquire()
             except BaseException:
                 self._release(instance)

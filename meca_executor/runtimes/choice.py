@@ -14,6 +14,7 @@ from .engine_settings import NO_ENGINE, PLAIN_RUNTIME, full_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from ..wire.printed import Log
     from .apps import Apps
     from .containers import Containers
 
@@ -52,6 +53,7 @@ class AppsAndContainers:
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
         owner: str = "",
+        written: Log | None = None,
     ) -> bytes:
         """Return a container's reply, as `gateway.ports.ContainerRuntime` has it."""
         if self._apps.knows(ref) and not await self._is_image(ref):
@@ -61,11 +63,11 @@ class AppsAndContainers:
                 raise NoHostFits(
                     f"{ref} is a local app here, which has no runtime {runtime!r}; that is for containers of an engine"
                 )
-            return await self._apps.call(ref, content, timeout=timeout)
+            return await self._apps.call(ref, content, timeout=timeout, written=written)
         if self._containers.url is None:
             raise NoHostFits(f"{self._apps.why_unknown(ref)}; {NO_ENGINE}")
         shape = self._containers.shape_of(ref, runtime, resource or {}, owner)
-        return await self._containers.call(shape, content, timeout=timeout)
+        return await self._containers.call(shape, content, timeout=timeout, written=written)
 
     async def _is_image(self, ref: str) -> bool:
         name = full_name(ref)

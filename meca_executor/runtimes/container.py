@@ -10,6 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..wire.printed import Log
 from .app_connection import AppConnections
 from .app_process import CONNECT_GRACE_S, LINE_BYTES, READY_MARK, TAIL_LINES, accepts, printable
 from .engine import API_S, Ended, Engine, EngineError, Plan, in_thread
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PORT = 8080  #: the container contract
 POLL_S = 0.005  #: between two tries to connect
 LIMIT_S = API_S + 5  #: for what has the engine's limit already
+SKEW_S = 0.002  #: what comes so soon after a call began was written before
 KILLED = 128  #: exit codes above it tell of a signal
 
 log = logging.getLogger("meca.containers")
@@ -30,18 +32,29 @@ class Failure(NamedTuple):
 
     text: str
     passing: bool = False  #: another try may go well
+    wrote: bytes = b""  #: what it had written by then
 
 
 class Tail:
     """The last lines that a container wrote, and whether its mark was among them. Fed by a thread."""
 
     def __init__(self) -> None:
+        self.early = self._last = self._log = Log()
+        self._log_from = 0.0
         self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._rests = [b"", b""]  #: begin of a line whose end has not come, of stdout and stderr
         self.marked = False
 
+    def write_to(self, log: Log) -> None:
+        """Have a log get what is written from now on, and before that when it is the first one."""
+        self._last, self._log_from, self._log = self._log, time.monotonic() + SKEW_S, log
+        self.early.end()
+        log.write(self.early.take())
+
     def feed(self, stream: int, data: bytes) -> None:
         """Take in what stdout (0) or stderr (1) has."""
+        late = time.monotonic() < self._log_from and not self._last.ended
+        (self._last if late else self._log).write(data)
         if stream == 0 and READY_MARK in self._rests[0] + data:
             self.marked = True
         *lines, rest = (self._rests[stream] + data).split(b"\n")
@@ -124,6 +137,10 @@ class RunningContainer:
         """Return the last lines of its log, and what they are."""
         return self._tail.told()
 
+    def write_to(self, log: Log) -> None:
+        """Have a log get what it writes from now on; the first one gets all that it has written."""
+        self._tail.write_to(log)
+
     # -- its life ---------------------------------------------------------------------------------
 
     async def _live(self) -> None:
@@ -139,7 +156,8 @@ class RunningContainer:
             if self.connections is not None:
                 self.connections.close()
             if not self.ready.done():
-                self.ready.set_result(failure and failure._replace(text=f"{self.name} {failure.text}"))
+                told = failure and failure._replace(text=f"{self.name} {failure.text}", wrote=self._tail.early.take())
+                self.ready.set_result(told)
             await self._remove()
             self.ended.set_result(None)
 

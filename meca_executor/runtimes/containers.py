@@ -15,6 +15,7 @@ import aiohttp
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
 from ..policy.placement import why_never
 from ..policy.warm import Fail, Give, Remove, Shape, Start, Todo, WarmPool
+from ..wire.printed import Log
 from .app_connection import Unreachable
 from .app_process import printable
 from .apps import DEATH_GRACE_S, EXCERPT_CHARS
@@ -55,7 +56,7 @@ class Containers:
         self._engine: Engine | None = None
         self._opening: asyncio.Task[Engine] | None = None
         self._running: dict[int, RunningContainer] = {}
-        self._given: dict[int, asyncio.Future[RunningContainer]] = {}  #: calls that wait
+        self._given: dict[int, asyncio.Future[RunningContainer | Failure]] = {}  #: calls that wait
         self._images: dict[str, asyncio.Task[Engine | Failure]] = {}  #: being looked for, or pulled
         self._clock: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -84,7 +85,9 @@ class Containers:
             ) from None
         return Shape(full_name(ref), engine_runtime, tuple(sorted((k, v) for k, v in resource.items() if v)), owner)
 
-    async def call(self, shape: Shape, content: bytes, *, timeout: float | None = None) -> bytes:
+    async def call(
+        self, shape: Shape, content: bytes, *, timeout: float | None = None, written: Log | None = None
+    ) -> bytes:
         """Return a container's reply to one input.
 
         Args:
@@ -92,6 +95,8 @@ class Containers:
             content: Body of the request; its type is given as JSON.
             timeout: Seconds for the request alone, not for waiting, a pull or a start. When they are over, or when
                 the caller is cancelled, the container is removed, and its work with it.
+            written: Gets what the container writes, some of it perhaps a moment after its reply; and what one that
+                was started for this call wrote before.
 
         Raises:
             ContainerFailed: The image cannot be had, the container did not get ready, or (`lost`) it ended during
@@ -111,6 +116,11 @@ class Containers:
             raise
         finally:
             self._given.pop(number, None)
+        written = Log() if written is None else written
+        if isinstance(container, Failure):
+            written.write(container.wrote)
+            raise failed(container)
+        container.write_to(written)
         reusable = False
         try:
             reply = await self._exchange(container, content, timeout)
@@ -213,7 +223,7 @@ class Containers:
             elif isinstance(todo, Remove):
                 self._running[todo.container].stop()
             elif isinstance(todo, Fail) and (given := self._given.get(todo.call)) is not None and not given.done():
-                given.set_exception(failed(todo.why))
+                given.set_result(todo.why)
         if (due := self._pool.next_due) is not None and not self._closed:
             if self._clock is not None and due < self._clock.when():
                 self._clock.cancel()

@@ -33,6 +33,7 @@ from .initializer import load
 from .initializer import run as run_initializer
 from .lifeline import die_with_parent
 from .pipe import PREFIX, SUMMARY, framed
+from .printing import Printing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,8 +128,9 @@ class Outbox:
 class Worker:
     """The loop and what it needs."""
 
-    def __init__(self, sock: socket.socket, board: Board, folder: str) -> None:
+    def __init__(self, sock: socket.socket, board: Board, folder: str, printing: Printing) -> None:
         self._code = Code(folder)
+        self._printing = printing
         self._lender: Lender | None = None  #: of memory for results, where this machine is the client's, too
         self._pipe = sock.makefile("rb", buffering=1 << 18)
         self._board = board
@@ -197,10 +199,13 @@ class Worker:
 
     def _run_group(self, ordinal: int, reference: int, calls: list[Record]) -> None:
         outbox, start, words, monotonic = self.outbox, self._board.start, self._board.words, time.monotonic
+        printing = self._printing
         for task, _, _, call in calls:
             now = monotonic()
             if now - outbox.flushed_at > FLUSH_S:
+                printing.end()
                 outbox.flush()
+            printing.task = task
             ordinal += 1
             # First this, then that look: an owner that revokes sees either a start or a skip, never neither.
             start(ordinal, now)
@@ -212,6 +217,7 @@ class Worker:
                 os._exit(0)  # the call forked, and this is the child: it has no results to send
             flush_printed()
             outbox.put(task, status, min(int((monotonic() - now) * 1e6), MICROS_MAX), payload)
+        printing.end()
         outbox.flush()
 
     def _run(self, reference: int, call: bytes) -> Outcome:
@@ -300,16 +306,13 @@ def main(sock_fd: int, board_fd: int, owner: int, descriptors: int, folder: str)
     die_with_parent(owner)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
-    for stream in (sys.stdout, sys.stderr):
-        # Whole lines at once, into pipes that the owner reads; what subprocesses write stands in order with it.
-        stream.reconfigure(  # type: ignore[union-attr]
-            line_buffering=True, write_through=False, encoding="utf-8", errors="backslashreplace"
-        )
+    printing = Printing()
+    printing.begin()
     board = Board.of(board_fd)
     os.close(board_fd)
     with socket.socket(fileno=sock_fd) as sock:
         os.set_inheritable(sock_fd, False)
         try:
-            Worker(sock, board, folder).run()
+            Worker(sock, board, folder, printing).run()
         except (BrokenPipeError, ConnectionResetError):
             return  # the owner is gone

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROTOCOL = 4  #: raised with every change of the wire; the other side's number is checked before anything is sent
+PROTOCOL = 5  #: raised with every change of the wire; the other side's number is checked before anything is sent
 NAMESPACE = "/meca"
 NONCE_BYTES = 32
 #: Socket.IO events of the namespace

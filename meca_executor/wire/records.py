@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .payloads import Held
 
 RECORD = struct.Struct("<QIIQ")
+ITEM = 1 << 63  #: set in the ids of a map's items, beside those of tasks
 MICROS_MAX = 0xFFFF_FFFF  #: a run time is cut to what fits in `ref`, 71 minutes
 
 pack_header = RECORD.pack
@@ -104,9 +105,11 @@ class Status(IntEnum):
     TOO_LARGE = 11  # UTF-8 text
     BROKEN = 12  # UTF-8 text: nothing can run in this session (its initializer failed)
     BUSY = 13  # UTF-8 text: not taken, and nothing of it has begun; it may be offered again
+    # Of task 0; whose text it is, `ref` and the payload say (`printed.py`):
     STDOUT = 64  # what the session's tasks printed, whole lines where there are
     STDERR = 65
     SKIPPED = 66  # pipe only: the worker left this one alone, as it was told to
+    LOGGED = 67  # what a container wrote during a task: for its log only
 
 
 COUNTED = 0x400

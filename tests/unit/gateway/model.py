@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.tasks import Instruction, Kill, Options, Report, Revoke, Run, Setup, Spawn, Stop
+from meca_executor.wire.printed import owner
 from meca_executor.wire.records import MICROS_MAX, Outcomes, Record, Status, decode, encode
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ModelRuntime:
         self.workers: dict[int, ModelWorker] = {}
         self.outcomes: dict[tuple[str, int], list[tuple[Status, bytes]]] = {}
         self.printed: list[tuple[str, Status, bytes]] = []
+        self.printers: list[int] = []  #: whose text each of them is
         self.broken: dict[str, bytes] = {}  #: sessions that were told that nothing can run, and why
         self.told: list[Instruction] = []  #: all of them, in order
         self._ending: int | None = None
@@ -134,9 +136,11 @@ class ModelRuntime:
             worker.waiting.append(Call(worker.last_ordinal, task, reference, payload))
 
     def _take_in(self, session: str, batch: bytes) -> None:
-        for id_, tag, _, payload in decode(batch):
+        for id_, tag, ref, payload in decode(batch):
             if tag in (Status.STDOUT, Status.STDERR):
-                self.printed.append((session, Status(tag), payload))
+                task, text = owner(ref, payload)
+                self.printed.append((session, Status(tag), text))
+                self.printers.append(task)
             elif id_ == 0:
                 assert tag == Status.BROKEN
                 self.broken[session] = payload

@@ -138,6 +138,46 @@ def test_what_a_worker_prints_goes_to_its_session() -> None:
     assert runtime.printed == [("a", Status.STDOUT, b"hello\n")]
 
 
+def test_whose_text_it_is() -> None:
+    """Marks say it, until the next one; each stream has its own."""
+    runtime = runtime_with()
+    runtime.submit("a", [1, 2])
+    text = mark(2) + b"two\n" + mark(3) + b"three\n" + b"and more\n" + mark(2)
+    runtime.do(runtime.broker.printed(1, Status.STDOUT, text))
+    runtime.do(runtime.broker.printed(1, Status.STDERR, mark(1) + b"one\n" + mark(0)))
+    runtime.do(runtime.broker.printed(1, Status.STDOUT, b"two again\n"))
+    assert [text for _, _, text in runtime.printed] == [b"two\n", b"three\nand more\n", b"one\n", b"two again\n"]
+    assert runtime.printers == [2, 3, 1, 2]
+
+
+def test_text_without_a_mark_is_the_running_calls() -> None:
+    """Of a worker that has one call, or long ones; of short ones it is not clear which one it is."""
+    runtime = runtime_with(slots=1)
+    runtime.submit("a", range(1, 30))
+    (worker,) = runtime.workers.values()
+    runtime.do(runtime.broker.printed(worker.number, Status.STDOUT, b"of the only one\n"))
+    runtime.work(worker, took=0.05)
+    runtime.send(worker)
+    assert len(worker.waiting) > 1
+    runtime.do(runtime.broker.printed(worker.number, Status.STDOUT, b"of the first, which takes long\n"))
+    for _ in range(20):
+        while runtime.work(worker, took=0.0001):
+            pass
+        runtime.send(worker)
+    runtime.submit("a", range(100, 400))
+    assert len(worker.waiting) > 2
+    runtime.do(runtime.broker.printed(worker.number, Status.STDOUT, b"of whom?\n"))
+    assert runtime.printers == [1, 2, 0]
+
+
+def test_items_of_a_map_have_no_text() -> None:
+    """They have no future that could have it."""
+    runtime = runtime_with(slots=1)
+    runtime.submit("a", [ITEM | 5])
+    runtime.do(runtime.broker.printed(1, Status.STDOUT, b"hello\n"))
+    assert runtime.printers == [0]
+
+
 # -- pools
 
 

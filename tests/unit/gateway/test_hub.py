@@ -20,6 +20,8 @@ from meca_executor.wire.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from meca_executor.wire.printed import Log
+
 SETUP: list[Record] = [(0, 0, 0, b"{}"), (0, 0, 0, b"")]
 PATIENCE = 200  #: turns of the loop in which what needs no time must have happened
 
@@ -42,6 +44,7 @@ class Containers:
         runtime: str | None = None,
         resource: Mapping[str, float] | None = None,
         owner: str = "",
+        written: Log | None = None,
     ) -> bytes:
         self.running += 1
         self.most = max(self.most, self.running)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from meca_executor.runtimes.board import Board, make_file
 from meca_executor.runtimes.pipe import PREFIX, SUMMARY
+from meca_executor.runtimes.printing import Printing
 from meca_executor.runtimes.worker import Worker, raised
 from meca_executor.wire.calls import NO_DEFINITION, load_exception
 from meca_executor.wire.records import Kind, Status, decode
@@ -68,7 +69,7 @@ def test_a_call_of_no_bytes_is_a_failed_call() -> None:
     os.close(handle)
     ours, theirs = socket.socketpair()
     with ours, theirs, contextlib.closing(page):
-        worker = Worker(theirs, page, "")
+        worker = Worker(theirs, page, "", Printing())
         worker._run_group(1, NO_DEFINITION, [(5, 0, 0, b"")])
         _, kind = PREFIX.unpack(ours.recv(PREFIX.size))
         ((task, status, _, _),) = decode(ours.recv(1 << 16)[SUMMARY.size :])
