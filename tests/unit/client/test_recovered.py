@@ -22,7 +22,7 @@ class Claimed:
     """What was recovered, and the futures."""
 
     def __init__(self) -> None:
-        self.recovered = Recovered("http://edge", lambda reply: ("function", reply))
+        self.recovered = Recovered("http://edge", lambda reply, log: ("function", reply))
         self.futures: dict[str, MecaFuture[Any]] = {}
         self.wanted: list[int] = []
 

@@ -6,7 +6,8 @@ import pytest
 
 from meca_executor.gateway.roster import PLACE_IDLE_S
 from meca_executor.gateway.tasks import Kill, Report, Run, Setup, Spawn, Stop
-from meca_executor.wire.records import Status, decode, encode
+from meca_executor.wire.printed import mark
+from meca_executor.wire.records import ITEM, Status, decode, encode
 
 from .model import LOOK_S, measured, only_worker, runtime_with
 
