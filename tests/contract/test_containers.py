@@ -13,6 +13,7 @@ from meca_executor.errors import ContainerFailed, MecaError, TaskFailed, TaskTim
 from meca_executor.runtimes.apps import Apps
 from meca_executor.runtimes.containers import Containers
 from meca_executor.runtimes.engine_settings import EngineSettings
+from meca_executor.wire.printed import Log
 from tests.helpers import engine
 from tests.helpers.waiting import POLL_S
 from tests.integration.app_tools import OBEDIENT, make_app, until
@@ -46,17 +47,20 @@ class Place:
         self.runtime = runtime
         self._refs = refs
 
-    async def post(self, name: str, content: bytes, timeout: float | None = None) -> bytes:
+    async def post(self, name: str, content: bytes, timeout: float | None = None, written: Log | None = None) -> bytes:
         """Call a container."""
         ref = self._refs[name]
         if isinstance(self.runtime, Apps):
-            return await self.runtime.call(ref, content, timeout=timeout)
-        return await self.runtime.call(self.runtime.shape_of(ref, None, {}), content, timeout=timeout)
+            return await self.runtime.call(ref, content, timeout=timeout, written=written)
+        shape = self.runtime.shape_of(ref, None, {})
+        return await self.runtime.call(shape, content, timeout=timeout, written=written)
 
-    async def ask(self, do: str, timeout: float | None = None, **more: Any) -> dict[str, Any]:
+    async def ask(
+        self, do: str, timeout: float | None = None, written: Log | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Have the obedient one do something."""
         answer: dict[str, Any] = json.loads(
-            await self.post("obedient", json.dumps({"do": do, **more}).encode(), timeout=timeout)
+            await self.post("obedient", json.dumps({"do": do, **more}).encode(), timeout, written)
         )
         return answer
 
@@ -212,5 +216,40 @@ def test_the_end_fails_what_is_under_way(run: Callable[..., None]) -> None:
             await call
         with pytest.raises(ContainerFailed, match="the gateway is closing"):
             await place.born()
+
+    run(test)
+
+
+def test_what_it_writes_during_a_call(run: Callable[..., None]) -> None:
+    """Is in the call's log, the start of one that was started for it too; and in no other call's."""
+
+    async def test(place: Place) -> None:
+        first, second, silent = Log(), Log(), Log()
+        await place.ask("chat", lines=2, written=first)
+        await until(lambda: "err 1" in first.text() and "out 1" in first.text())
+        await place.ask("chat", lines=200, written=second)
+        await until(lambda: second.text().count("\n") == 400)
+        await place.ask("pid", written=silent)
+        assert first.text().count("\n") == 5
+        assert "meca-init-done\n" in first.text()
+        assert silent.text() == ""
+        assert not (first.mixed or second.mixed)
+
+    run(test)
+
+
+def test_what_one_wrote_that_failed(run: Callable[..., None]) -> None:
+    """It never got ready, or ended during the call."""
+
+    async def test(place: Place) -> None:
+        logs = {"dying": Log(), "exit": Log()}
+        with pytest.raises(ContainerFailed):
+            await place.post("dying", b"", written=logs["dying"])
+        assert "line 0\n" in logs["dying"].text()  # all of it, not its last lines
+        assert "no such model" in logs["dying"].text()
+        await place.ask("chat", lines=1)
+        with pytest.raises(ContainerFailed):
+            await place.ask("exit", code=3, written=logs["exit"])
+        assert "line" not in logs["exit"].text()
 
     run(test)
