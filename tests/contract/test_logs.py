@@ -146,6 +146,16 @@ def test_of_programs(make: Callable[..., MecaExecutor]) -> None:
         assert future.logs() == f"print {number}\nprogram {number}\n"
 
 
+def test_of_programs_after_prints(make: Callable[..., MecaExecutor]) -> None:
+    """What is written past Python is never put to a task before, which printed."""
+    pool = make(max_workers=1, output=False)
+    for number in range(3):
+        pool.submit(say, "print", number).result(LIMIT)
+        future = pool.submit(os.write, 1, b"raw\n")
+        future.result(LIMIT)
+        assert future.logs() == "raw\n"
+
+
 def test_output_and_logs_have_the_same(talker: tuple[MecaExecutor, Lines]) -> None:
     """The marks that tell whose text it is are nowhere to be seen."""
     pool, lines = talker
