@@ -167,6 +167,7 @@ class Broker:
                 worker.void.add(ordinal)
                 self._refuse(session, [task_id], Status.KILLED, "ended by kill()")
                 worker.overdue = ordinal
+                self._roster.note(worker)
                 if ordinal >= worker.started:
                     self._roster.revoke(worker, ordinal)
                 return self._flush()
@@ -206,6 +207,7 @@ class Broker:
         self._roster.check_limit(worker)
         if not worker.in_flight:
             worker.idle_since = now
+        self._roster.note(worker)
         if worker.pool is not None and worker.started:
             worker.pool.failures.pop(worker.host.id, None)
         return self._flush(dispatch=True)
@@ -246,6 +248,7 @@ class Broker:
         worker = self.workers.get(worker_id)
         if worker is not None:
             worker.retired = True
+            self._roster.note(worker)
             if worker.pool is not None:
                 self._fail_pool(worker.pool, f"the initializer failed in a worker:\n{text}")
         return self._flush(dispatch=True)
@@ -280,6 +283,7 @@ class Broker:
             # Longer than thought: those behind it may run elsewhere, and none come until it is done.
             self._roster.revoke(worker, started)
             worker.overdue = started - 1
+            self._roster.note(worker)
         return self._flush(dispatch=True)
 
     def ended(self, worker_id: int, started: int, how: str) -> list[Instruction]:
@@ -287,6 +291,7 @@ class Broker:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return []
+        self._roster.note(worker)
         pool = worker.pool
         for current in worker.in_flight.take(started - 1, started):
             self._roster.settle(worker, current)
@@ -388,6 +393,7 @@ class Broker:
         definitions += [session.objects[number] for number in session.objects.keys() - worker.objects]
         worker.objects |= session.objects.keys()
         worker.code |= session.code
+        self._roster.note(worker)
         self._roster.out.append(Run(worker.id, definitions, ordinal, number, b"".join(batches), session.id))
 
     def _fail_pool(self, pool: Pool, text: str) -> None:

@@ -38,6 +38,8 @@ class BrokerHost:
     serves: Callable[[str], bool] = everybody  #: whether an owner's functions may run here
     connected: bool = True
     draining: bool = False  #: it is about to leave
+    workers: dict[int, BrokerWorker] = field(default_factory=dict)
+    live: set[int] = field(default_factory=set)  #: those of them that are not leaving
     promised: tuple[BrokerSession, Lane] | None = None  #: who gets the next resources that are free
 
     def __repr__(self) -> str:
@@ -81,8 +83,8 @@ class Hosts:
     def in_use(self, host: BrokerHost) -> dict[str, float]:
         """What is held there, by resource."""
         used: dict[str, float] = {}
-        for worker in self.workers.values():
-            if worker.host is host and worker.in_flight:
+        for worker in host.workers.values():
+            if worker.in_flight:
                 for name, amount in worker.shape:
                     used[name] = used.get(name, 0.0) + amount
         return used
@@ -153,13 +155,9 @@ class Hosts:
             if host.promised is not None and host.promised[1] is lane:
                 host.promised = None
 
-    def alive(self, host: BrokerHost) -> int:
-        """How many workers are on a host, those that are leaving not counted."""
-        return sum(1 for w in self.workers.values() if w.host is host and not w.retired and w.ending is None)
-
     def with_place(self, hosts: Iterable[BrokerHost]) -> BrokerHost | None:
         """The one of these where one more worker is best started: here if there is room, else where there is most."""
-        free = [(host.id != HERE, self.alive(host) - host.slots, host.id, host) for host in hosts]
+        free = [(host.id != HERE, len(host.live) - host.slots, host.id, host) for host in hosts]
         return min((entry for entry in free if entry[1] < 0), default=(None,))[-1]
 
 

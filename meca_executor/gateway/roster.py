@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from .hosts import BrokerHost, Hosts
+from .ranks import Ranked
 from .tasks import BrokerWorker, Kill, Revoke, Setup, Spawn, Stop
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ class Roster:
         self._waiting: tuple[BrokerSession, ...] = ()
         self._wanted: Counter[Pool] = Counter()  # of those that wait, by pool
         self._starving = False  # some pool waits and has no worker
+        self._resting: dict[int, BrokerWorker] = {}  # those of a pool that have nothing, the longest first
+        self._fresh = Ranked()  # those of no pool yet
+        self._places: dict[int, Ranked] = {}  # where each is looked for
 
     def rivalry(self, waiting: Iterable[BrokerSession]) -> None:
         """Take note of who wants workers in this turn."""
         self._waiting = tuple(waiting)
         self._wanted = Counter(session.pool for session in self._waiting)
-        here = [worker for worker in self.workers.values() if worker.host.open]
-        served = {worker.pool for worker in here if not worker.retired and worker.ending is None}
-        self._starving = any(pool not in served for pool in self._wanted)
+        self._starving = any(not any(self.workers[id_].host.open for id_ in pool.live) for pool in self._wanted)
 
     def choose(self, session: BrokerSession, lane: Lane) -> BrokerWorker | None:
         """The least loaded worker that may run tasks of this session's lane.
@@ -54,20 +56,43 @@ class Roster:
         limit = session.pool.tasks_per_worker
         at_cap = len(session.workers) >= session.cap
         rivals = self._wanted[session.pool] > 1
-        usable = (
-            worker
-            for worker in self.workers.values()
-            if worker.suits(session)
-            and worker.ending is None
-            and not worker.retired
-            and not is_overdue(worker)
-            and (not worker.in_flight or (not rivals and worker.session is session and worker.shape == lane.shape))
-            and not (self._starving and self._held_long(worker))
-            and (limit is None or worker.next_ordinal <= limit)
-            and (not at_cap or worker.id in session.workers)
-            and self.hosts.takes(worker.host, lane, worker)
-        )
-        return min(usable, key=lambda worker: worker.load, default=None)
+
+        def usable(worker: BrokerWorker) -> bool:
+            return (
+                worker.suits(session)
+                and (worker.shape == lane.shape or not worker.in_flight)
+                and not (self._starving and self._held_long(worker))
+                and (limit is None or worker.next_ordinal <= limit)
+                and (not at_cap or worker.id in session.workers)
+                and self.hosts.takes(worker.host, lane, worker)
+            )
+
+        worker = None if at_cap else session.pool.idle.first(usable)
+        return session.busy.first(usable) if worker is None and not rivals else worker
+
+    def note(self, worker: BrokerWorker) -> None:
+        """Something about a worker has changed: put it where it is looked for."""
+        pool, stays = worker.pool, worker.id in self.workers and not worker.retired and worker.ending is None
+        place: Ranked | None = None
+        if stays and pool is None:
+            place = self._fresh
+        elif stays and pool is not None and not worker.in_flight:
+            place = pool.idle
+        elif stays and worker.session is not None and not is_overdue(worker):
+            place = worker.session.busy
+        if (before := self._places.pop(worker.id, None)) is not None and before is not place:
+            before.drop(worker)
+        if place is not None:
+            self._places[worker.id] = place
+            place.put(worker, worker.load)
+        if pool is None or place is not pool.idle:
+            self._resting.pop(worker.id, None)
+        elif worker.id not in self._resting:
+            self._resting[worker.id] = worker
+        for live in (worker.host.live,) if pool is None else (worker.host.live, pool.live):
+            (live.add if stays else live.discard)(worker.id)
+        if worker.id not in self.workers:
+            worker.host.workers.pop(worker.id, None)
 
     def _held_long(self, worker: BrokerWorker) -> bool:
         return self.now - worker.placed_at >= PLACE_HELD_S
@@ -80,14 +105,14 @@ class Roster:
         """A worker that is new to the session's pool: one not told yet, a fresh one, or another pool's place."""
         if not self.can_grow(session) or not (rooms := self.hosts.rooms(session, lane)):
             return None
-        unused = (w for w in self.workers.values() if w.pool is None and w.ending is None and w.host in rooms)
-        worker = next(unused, None)
+        worker = self._fresh.first(lambda fresh: fresh.host in rooms)
         if worker is None and (host := self.hosts.with_place(rooms)) is not None:
             worker = self.spawn(host)
         if worker is None:
             worker = self.take_place(session, rooms)
         if worker is not None:
             worker.pool, worker.placed_at = session.pool, self.now
+            self.note(worker)
             self.out.append(Setup(worker.id, session.pool.setup))
         return worker
 
@@ -98,9 +123,10 @@ class Roster:
         for one more, when the other has been idle for long, or has old code. So two sessions do not take
         each other's workers in turn: a start costs more than a batch.
         """
-        has_one = any(w.suits(session) and not w.retired and w.host.open for w in self.workers.values())
-        for other in self.workers.values():
-            if other.in_flight or other.retired or other.ending is not None or other.suits(session):
+        live = [self.workers[number] for number in session.pool.live]
+        has_one = any(worker.suits(session) and worker.host.open for worker in live)
+        for other in self._resting.values():
+            if other.suits(session):
                 continue
             if other.host not in rooms:
                 continue
@@ -120,6 +146,8 @@ class Roster:
         """Start a worker on a host, not told yet what for."""
         self._last_worker += 1
         worker = self.workers[self._last_worker] = BrokerWorker(self._last_worker, host)
+        host.workers[worker.id] = worker
+        self.note(worker)
         self.out.append(Spawn(worker.id, host.id))
         return worker
 
@@ -165,7 +193,7 @@ class Roster:
 
     def drain(self, host: BrokerHost) -> None:
         """Have the workers of a host end, each when what it runs is done; the rest of what they have is taken back."""
-        for worker in [worker for worker in self.workers.values() if worker.host is host]:
+        for worker in list(host.workers.values()):
             if not worker.in_flight:
                 self.retire(worker)
             elif worker.ending is None:
@@ -173,13 +201,14 @@ class Roster:
 
     def vanished(self, host: BrokerHost) -> Iterator[tuple[BrokerSession, list[int]]]:
         """Forget the workers of a host; yields whose calls they had, and which."""
-        for worker in [worker for worker in self.workers.values() if worker.host is host]:
+        for worker in list(host.workers.values()):
             del self.workers[worker.id]
             for group in worker.in_flight.take_all():
                 self.settle(worker, group)
                 for part in without_void(worker, group):
                     if part.session is not None:
                         yield part.session, part.ids
+            self.note(worker)
 
     def revoke(self, worker: BrokerWorker, start: int) -> None:
         """Tell a worker to leave alone what it has from `start` on; what it has not begun is reclaimed later."""
@@ -196,17 +225,20 @@ class Roster:
         start, stop = worker.revoked
         safe = max(start, worker.started)
         self.give_back(worker, worker.in_flight.take(safe, stop))
+        self.note(worker)
 
     def kill(self, worker: BrokerWorker, ordinal: int, status: Status, text: str) -> None:
         """End a worker because of one of its tasks, which has that outcome."""
         if worker.ending is None:
             worker.ending = (ordinal, status, text)
+            self.note(worker)
             self.out.append(Kill(worker.id))
 
     def retire(self, worker: BrokerWorker) -> None:
         """Let a worker end; it gets no more tasks."""
         if not worker.retired and worker.ending is None:
             worker.retired = True
+            self.note(worker)
             self.out.append(Stop(worker.id))
 
 

@@ -11,6 +11,7 @@ from ..settings import OPTIONS_MOST, why_no_ref, why_no_runtime
 from .backlog import Backlog
 from .groups import Flight
 from .hosts import HERE
+from .ranks import Ranked
 
 if TYPE_CHECKING:
     from ..wire.payloads import Held
@@ -76,6 +77,8 @@ class Pool:
     barred: set[int] = field(default_factory=set)  #: hosts on which no worker of it starts
     broken: str | None = None  #: why no task can run
     owner: str = ""
+    live: set[int] = field(default_factory=set)  #: its workers, those that are leaving not counted
+    idle: Ranked = field(default_factory=Ranked)  #: those of them that have nothing
 
 
 @dataclass(eq=False)
@@ -94,6 +97,7 @@ class BrokerSession:
     estimates: dict[tuple[int, int], float] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)  #: worker -> this session's tasks in it
     paused: bool = False  #: its results are not being fetched
+    busy: Ranked = field(default_factory=Ranked)  #: workers with its tasks that may get more, by their loads
 
     @property
     def queued(self) -> int:
