@@ -33,7 +33,7 @@ MEAN_S = 0.05  #: of the calls
 SEED = 11
 AHEAD = 2  #: calls under way for each worker
 GREEDY = 10  #: the first client keeps so many times as many as each of the others
-EDGE = 0.2  #: of the time at its begin and its end, where not all are busy; left out of the shares
+EDGE = 0.2  #: of the time until the clients have no more: the begin, left out of the shares
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Found:
     events: int  #: what the broker was told
     broker_s: float  #: time that it took for all of them, on this machine
     virtual_s: float  #: how long the work took in its own time
-    utilisation: float  #: share of the workers' time that was worked, begin and end left out
-    fairness: float  #: Jain's index of the work done for each client meanwhile: 1 is equal shares
+    utilisation: float  #: share of the workers' time that was worked while clients had more
+    fairness: float  #: Jain's index of the work done for each client in that time: 1 is equal shares
 
     @property
     def us_per_decision(self) -> float:
@@ -99,6 +99,7 @@ class Simulation:
         self._spans: list[tuple[float, float, str]] = []  # of each call: from, to, whose
         self._tasks = tasks
         self._left = tasks
+        self._exhausted = 0.0  # when the clients had nothing more to submit
         self._names = [f"s{number}" for number in range(sessions)]
         share = max(1, AHEAD * workers // sessions)
         self._windows = {name: share * (GREEDY if name == "s0" else 1) for name in self._names}
@@ -122,7 +123,7 @@ class Simulation:
             act()
         if self._done != self._tasks:
             raise RuntimeError(f"{self._done:,} of {self._tasks:,} calls came to an end")
-        begin, end = EDGE * self._now, (1 - EDGE) * self._now
+        begin, end = EDGE * self._exhausted, self._exhausted
         shares = dict.fromkeys(self._names, 0.0)
         for start, stop, name in self._spans:
             shares[name] += max(0.0, min(stop, end) - max(start, begin))
@@ -165,6 +166,8 @@ class Simulation:
         if not count:
             return
         self._left -= count
+        if not self._left:
+            self._exhausted = self._now
         numbers = [next(self._numbers) for _ in range(count)]
         for number in numbers:
             self._session_of[number] = name

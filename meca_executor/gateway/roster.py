@@ -108,7 +108,7 @@ class Roster:
         worker = self._fresh.first(lambda fresh: fresh.host in rooms)
         if worker is None and (host := self.hosts.with_place(rooms)) is not None:
             worker = self.spawn(host)
-        if worker is None:
+        if worker is None and self._resting:
             worker = self.take_place(session, rooms)
         if worker is not None:
             worker.pool, worker.placed_at = session.pool, self.now

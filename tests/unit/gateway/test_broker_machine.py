@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meca_executor.gateway.broker import START_FAILURES
+from meca_executor.gateway.roster import is_overdue
 from meca_executor.gateway.tasks import Options, Run
 from meca_executor.wire.records import Status, decode
 
@@ -283,6 +284,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.a_worker_has_one_sessions_tasks()
         self.what_is_printed_has_the_right_owner()
         self.caps_are_kept()
+        self.workers_are_looked_for_where_they_are()
         self.no_worker_begins_more_than_it_may()
         self.each_open_task_is_in_one_place()
         self.outcomes_are_true()
@@ -320,6 +322,23 @@ class BrokerMachine(RuleBasedStateMachine):
                 name, task = self.task_of(worker.running.payload)
                 seen = self.runtime.broker.workers[worker.number].session
                 assert task is None or (seen is not None and seen.id == name)
+
+    def workers_are_looked_for_where_they_are(self) -> None:
+        """What is kept up to date is what a look at all workers would find."""
+        roster = self.runtime.broker._roster
+        staying = {
+            id_: worker for id_, worker in roster.workers.items() if not worker.retired and worker.ending is None
+        }
+        assert roster._alive == staying
+        assert roster._resting == {id_: w for id_, w in staying.items() if w.pool is not None and not w.in_flight}
+        assert roster._fresh._ranks.keys() == {id_ for id_, worker in staying.items() if worker.pool is None}
+        for pool in {worker.pool for worker in roster.workers.values() if worker.pool is not None}:
+            mine = {id_: worker for id_, worker in staying.items() if worker.pool is pool}
+            assert pool.live == mine.keys()
+            assert pool.idle._ranks.keys() == {id_ for id_, worker in mine.items() if not worker.in_flight}
+        for session in self.runtime.broker.sessions.values():
+            busy = {id_: w for id_, w in staying.items() if w.session is session and w.in_flight and not is_overdue(w)}
+            assert session.busy._ranks == {id_: worker.load for id_, worker in busy.items()}
 
     def caps_are_kept(self) -> None:
         running: dict[str, int] = {}
