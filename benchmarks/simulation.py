@@ -82,9 +82,10 @@ class Simulation:
         tasks: How many calls there are in all.
         sessions: Clients, each with a session.
         mean_s: Mean length of a call.
+        ahead: Calls that the clients keep under way for each worker.
     """
 
-    def __init__(self, workers: int, tasks: int, sessions: int = 8, mean_s: float = MEAN_S) -> None:
+    def __init__(self, workers: int, tasks: int, sessions: int = 8, mean_s: float = MEAN_S, ahead: int = AHEAD) -> None:
         self._count = workers
         self._mean_s = mean_s
         self._random = random.Random(SEED)
@@ -101,7 +102,7 @@ class Simulation:
         self._left = tasks
         self._exhausted = 0.0  # when the clients had nothing more to submit
         self._names = [f"s{number}" for number in range(sessions)]
-        share = max(1, AHEAD * workers // sessions)
+        share = max(1, ahead * workers // sessions)
         self._windows = {name: share * (GREEDY if name == "s0" else 1) for name in self._names}
         self._session_of: dict[int, str] = {}
 
@@ -123,7 +124,8 @@ class Simulation:
             act()
         if self._done != self._tasks:
             raise RuntimeError(f"{self._done:,} of {self._tasks:,} calls came to an end")
-        begin, end = EDGE * self._exhausted, self._exhausted
+        end = self._exhausted or self._now
+        begin = EDGE * end
         shares = dict.fromkeys(self._names, 0.0)
         for start, stop, name in self._spans:
             shares[name] += max(0.0, min(stop, end) - max(start, begin))

@@ -166,8 +166,7 @@ class Broker:
                 # Over from here on. If it runs, the next look ends it; the one that runs by then is no victim.
                 worker.void.add(ordinal)
                 self._refuse(session, [task_id], Status.KILLED, "ended by kill()")
-                worker.overdue = ordinal
-                self._roster.note(worker)
+                self._roster.hold(worker, ordinal)
                 if ordinal >= worker.started:
                     self._roster.revoke(worker, ordinal)
                 return self._flush()
@@ -282,16 +281,14 @@ class Broker:
         elif len(worker.in_flight) > 1 and batching.is_stuck(elapsed, current.charge):
             # Longer than thought: those behind it may run elsewhere, and none come until it is done.
             self._roster.revoke(worker, started)
-            worker.overdue = started - 1
-            self._roster.note(worker)
+            self._roster.hold(worker, started - 1)
         return self._flush(dispatch=True)
 
     def ended(self, worker_id: int, started: int, how: str) -> list[Instruction]:
         """Take in a worker's end. Its last results have been reported before."""
-        worker = self.workers.pop(worker_id, None)
+        worker = self._roster.remove(worker_id)
         if worker is None:
             return []
-        self._roster.note(worker)
         pool = worker.pool
         for current in worker.in_flight.take(started - 1, started):
             self._roster.settle(worker, current)
@@ -341,9 +338,14 @@ class Broker:
         waiting = deque([s for s in self.sessions.values() if s.queue and not s.paused and looked(s, now)])
         if waiting:
             self._roster.rivalry(waiting)
+        in_vain = set[object]()
         while waiting:
             session = waiting.popleft()
-            if self._serve(session):
+            if (kin := self._roster.kin(session)) in in_vain:
+                continue  # what there was not for another one, there is not for this one
+            if not self._serve(session):
+                in_vain.add(kin)
+            else:
                 # Who was served stands behind the others from now on.
                 self.sessions[session.id] = self.sessions.pop(session.id)
                 if session.queue:

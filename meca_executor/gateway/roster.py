@@ -70,6 +70,15 @@ class Roster:
         worker = None if at_cap else session.pool.idle.first(usable)
         return session.busy.first(usable) if worker is None and not rivals else worker
 
+    def kin(self, session: BrokerSession) -> object:
+        """Return what is the same for all sessions for which there is no worker when there is none for this one.
+
+        Those that wait for workers of one pool get only such as have nothing, and one that is at its cap none at all.
+        """
+        if self._wanted[session.pool] > 1 and self.can_grow(session):
+            return session.pool, frozenset(session.code)
+        return session
+
     def note(self, worker: BrokerWorker) -> None:
         """Something about a worker has changed: put it where it is looked for."""
         pool, stays = worker.pool, worker.id in self.workers and not worker.retired and worker.ending is None
@@ -150,6 +159,17 @@ class Roster:
         self.note(worker)
         self.out.append(Spawn(worker.id, host.id))
         return worker
+
+    def remove(self, number: int) -> BrokerWorker | None:
+        """Forget a worker that has ended; None when it is not known."""
+        if (worker := self.workers.pop(number, None)) is not None:
+            self.note(worker)
+        return worker
+
+    def hold(self, worker: BrokerWorker, ordinal: int) -> None:
+        """Give a worker nothing more until that call is done."""
+        worker.overdue = ordinal
+        self.note(worker)
 
     def settle(self, worker: BrokerWorker, group: Group) -> None:
         """Take calls off their worker's and their session's counts."""
