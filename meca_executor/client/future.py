@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MIXED_TEXT = "[others' calls were in it at the same time, and what it wrote for them is here, too]\n"
+MIXED_TEXT = "[other calls were in it at the same time, or just before or after: some of this may be theirs]\n"
 LATE_S = 0.25  #: the last of what a container wrote is here so long after its outcome
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
@@ -113,8 +113,9 @@ class MecaFuture(Future[T]):
         is there however `output` is set. Of a container, all that it wrote to stdout and stderr during the call,
         told four times a second; of one that was started for the call, also what it wrote before. Its last lines
         may come a moment after its reply: then, and only then, this waits for them, 0.25 s at most. An app that
-        has several calls at a time cannot tell them apart: it is all that it wrote meanwhile, and the first line
-        says so. Attempts follow each other.
+        has several calls at a time cannot tell them apart: it is all that it wrote meanwhile. Neither is it certain
+        whose the lines are between two calls that follow each other at once in one container. A first line says so.
+        Attempts follow each other.
 
         The last 64 KiB are kept; a first line says how much more there was. What is printed while no program has
         the task's session, or while a gateway is ended and started again, may be missing.

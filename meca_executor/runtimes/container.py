@@ -53,8 +53,11 @@ class Tail:
 
     def feed(self, stream: int, data: bytes) -> None:
         """Take in what stdout (0) or stderr (1) has."""
-        late = time.monotonic() < self._log_from and not self._last.ended
-        (self._last if late else self._log).write(data)
+        if self._last.ended or self._last is self._log:
+            self._log.write(data)
+        else:  # so soon after the call before that nobody can tell
+            self._last.mixed = self._log.mixed = True
+            (self._last if time.monotonic() < self._log_from else self._log).write(data)
         if stream == 0 and READY_MARK in self._rests[0] + data:
             self.marked = True
         *lines, rest = (self._rests[stream] + data).split(b"\n")

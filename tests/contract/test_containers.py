@@ -227,13 +227,15 @@ def test_what_it_writes_during_a_call(run: Callable[..., None]) -> None:
         first, second, silent = Log(), Log(), Log()
         await place.ask("chat", lines=2, written=first)
         await until(lambda: "err 1" in first.text() and "out 1" in first.text())
+        first.end()  # as the gateway does a moment later
         await place.ask("chat", lines=200, written=second)
         await until(lambda: second.text().count("\n") == 400)
+        second.end()
         await place.ask("pid", written=silent)
         assert first.text().count("\n") == 5
         assert "meca-init-done\n" in first.text()
         assert silent.text() == ""
-        assert not (first.mixed or second.mixed)
+        assert not (first.mixed or second.mixed or silent.mixed)
 
     run(test)
 
@@ -251,5 +253,20 @@ def test_what_one_wrote_that_failed(run: Callable[..., None]) -> None:
         with pytest.raises(ContainerFailed):
             await place.ask("exit", code=3, written=logs["exit"])
         assert "line" not in logs["exit"].text()
+
+    run(test)
+
+
+def test_calls_that_follow_each_other_at_once(run: Callable[..., None]) -> None:
+    """Nothing is lost between them; where it is not certain whose a line is, that is said."""
+
+    async def test(place: Place) -> None:
+        await place.ask("pid")
+        logs = [Log() for _ in range(20)]
+        for log in logs:
+            await place.ask("chat", lines=1, written=log)
+        await until(lambda: sum(log.text().count("\n") for log in logs) >= 40)
+        for log in logs:
+            assert log.mixed or log.text().count("\n") == 2
 
     run(test)
