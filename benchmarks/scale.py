@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale [--rounds N] [--tasks N] [--parts A,B] [--json FILE] [--plot FOLDER]
 
-- gateway: a `meca gateway` of its own; its process's own processor time (psutil) for no-ops that travel together, for
-  no-ops one after the other, and for payloads of 1 MB over the link (a named session, so that no memory is shared); its
-  memory (RSS) for 16,000 tasks that wait; memory and processor time of 32 connected clients that do nothing.
-- broker: bytes a worker in the broker (tracemalloc).
+- gateway: a `meca gateway` of its own with 16 workers; its process's own processor time (psutil) for no-ops that travel
+  together, for sleeps of 12 ms, which travel alone, and for payloads of 1 MB over the link (a named session, so that no
+  memory is shared); memory (RSS) and processor time of 32 connected clients that do nothing.
+- broker: bytes a worker, and a task that waits, take in the broker (tracemalloc).
 - simulated N: the real broker with N simulated workers, eight clients and calls of 50 ms on average (exponential) in
   virtual time (`benchmarks/simulation.py`): its own time for each batch given out, the share of the workers' time that
   was worked, and Jain's index of the clients' shares, of which one has ten times the backlog of the others. `--tasks`
@@ -32,15 +32,14 @@ from . import harness
 from .peers import MECA, Peer, optional
 from .questions import Figures, Options, Part, Question, Script
 from .scale_model import Costs, report
-from .scaling import blocked, settled
+from .scaling import settled
 from .servers import standing_gateway
 from .simulation import Simulation
-from .tasks import echo, noop
-from .timing import MIB, US, check, latencies, submit_all, warm_up
+from .tasks import echo, nap, noop
+from .timing import MIB, US, check, submit_all, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator
 
     from meca_executor import MecaExecutor
 
@@ -48,7 +47,8 @@ WORKERS = (10, 100, 1_000, 10_000)
 WAITING = (64, 512)
 EACH = 20  #: calls a simulated worker, where `--tasks` allows it
 LEAST = 2_000  #: calls in a simulation, likewise
-BATCHED, ALONE, LARGE, WAIT, CLIENTS = 100_000, 5_000, 64, 16_000, 32  #: calls, or clients, in the gateway's part
+BATCHED, ALONE, LARGE, CLIENTS = 100_000, 5_000, 64, 32  #: calls, or clients, in the gateway's part
+SLEEPERS, NAP_S = 16, 0.012  #: workers, and how long a task that travels alone sleeps in one
 IDLE_S = 5.0  #: for which idle clients are watched
 CLIENT_LIMIT_S = 60.0
 
@@ -78,30 +78,19 @@ def measure_gateway(_: Peer, options: Options) -> Figures:
     """Return what tasks, bytes and clients cost a gateway."""
     optional("psutil")
     scale = min(1.0, options.tasks / BATCHED)
-    batched, alone, large, wait = (max(16, int(count * scale)) for count in (BATCHED, ALONE, LARGE, WAIT))
-    with standing_gateway(options.workers) as url:
+    batched, alone, large = (max(16, int(count * scale)) for count in (BATCHED, ALONE, LARGE))
+    with standing_gateway(SLEEPERS) as url:
         gateway = Gateway(url)
         with gateway.client() as ex:
             warm_up(ex, 200)
             began = gateway.processor_s()
             check(submit_all(ex, noop, range(batched)), range(batched))
-            together = (gateway.processor_s() - began) / batched
+            figures = {"batched_us": (gateway.processor_s() - began) / batched * US}
             began = gateway.processor_s()
-            latencies(lambda number: ex.submit(noop, number).result(), alone)
-            figures = {"batched_us": together * US, "alone_us": (gateway.processor_s() - began) / alone * US}
-            figures["task_bytes"] = waiting_task(ex, gateway, options.workers, wait)
+            submit_all(ex, nap, [NAP_S] * alone)
+            figures["alone_us"] = (gateway.processor_s() - began) / alone * US
         figures["megabyte_us"] = megabyte(gateway, large)
         return {**figures, **clients(gateway, max(2, int(CLIENTS * scale)))}
-
-
-def waiting_task(ex: MecaExecutor, gateway: Gateway, workers: int, count: int) -> float:
-    """Return the gateway's bytes for each of some tasks that wait there behind blocked workers."""
-    with blocked(ex, workers):
-        before = settled(gateway.process.pid)
-        futures: Sequence[Future[int]] = [ex.submit(noop, number) for number in range(count)]
-        gained = settled(gateway.process.pid) - before
-    check([future.result() for future in futures], range(count))
-    return gained / count
 
 
 def megabyte(gateway: Gateway, count: int) -> float:
@@ -130,17 +119,26 @@ def clients(gateway: Gateway, count: int) -> Figures:
 
 
 def measure_broker(_: Peer, options: Options) -> Figures:
-    """Return what a worker takes in the broker."""
+    """Return what a worker and a task take in the broker."""
     from meca_executor.gateway.broker import Broker
+    from meca_executor.gateway.tasks import Options as TaskOptions
+    from meca_executor.wire.records import encode
 
     count = max(LEAST, min(options.tasks, WORKERS[-1]))
     tracemalloc.start()
-    broker = Broker(count)
-    before, _peak = tracemalloc.get_traced_memory()
-    broker.prepare(count)
-    figures = {"worker_bytes": (tracemalloc.get_traced_memory()[0] - before) / count}
-    tracemalloc.stop()
-    return figures
+    try:
+        broker = Broker(count)
+        before, _peak = tracemalloc.get_traced_memory()
+        broker.prepare(count)
+        prepared, _peak = tracemalloc.get_traced_memory()
+        broker.open("s", "me", b"setup", 1, None)
+        broker.set_options("s", 0, TaskOptions())
+        batch = encode((number, 0, 0, b"call") for number in range(1, count + 1))
+        broker.submit("s", [(count, 0, 0, batch)], 0.0)
+        submitted, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return {"worker_bytes": (prepared - before) / count, "task_bytes": (submitted - prepared) / count}
 
 
 def measure_simulated(workers: int, sessions: int, suffix: str, _: Peer, options: Options) -> Figures:
@@ -166,8 +164,6 @@ def simulated_part(name: str, said: str, workers: int, sessions: int, suffix: st
     return Part(name, questions, (MECA,), partial(measure_simulated, workers, sessions, suffix))
 
 
-WORKER_BYTES = Question("worker_bytes", "broker's memory, a worker", "bytes", "lower")
-
 SCRIPT = Script(
     name="scale",
     purpose="What one gateway carries, and what ends first.",
@@ -176,9 +172,8 @@ SCRIPT = Script(
             "gateway",
             (
                 Question("batched_us", "gateway's core, a no-op among many", "µs", "lower"),
-                Question("alone_us", "gateway's core, a no-op alone", "µs", "lower"),
+                Question("alone_us", "gateway's core, a sleep of 12 ms", "µs", "lower"),
                 Question("megabyte_us", "gateway's core, 1 MB there and back", "µs", "lower"),
-                Question("task_bytes", "gateway's memory, a task that waits", "bytes", "lower"),
                 Question("session_bytes", "gateway's memory, a client", "bytes", "lower"),
                 Question("session_us", "gateway's core, an idle client a second", "µs", "lower"),
             ),
@@ -187,7 +182,10 @@ SCRIPT = Script(
         ),
         Part(
             "broker",
-            (Question("worker_bytes", "broker's memory, a worker", "bytes", "lower"),),
+            (
+                Question("worker_bytes", "broker's memory, a worker", "bytes", "lower"),
+                Question("task_bytes", "broker's memory, a task that waits, with a call of 4 bytes", "bytes", "lower"),
+            ),
             (MECA,),
             measure_broker,
         ),

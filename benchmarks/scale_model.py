@@ -29,10 +29,10 @@ class Costs:
     """Measured on one machine; microseconds are the gateway's own processor time."""
 
     batched_us: float  #: of a no-op among many
-    alone_us: float  #: of a no-op that travels alone
+    alone_us: float  #: of a task that travels alone
     megabyte_us: float  #: of a megabyte there and back over the link
     decision_us: float  #: of what giving out a batch takes longer among 10,000 workers than among 10
-    task_bytes: float  #: of a task that waits
+    task_bytes: float  #: of a task that waits, besides what it carries
     worker_bytes: float  #: of a worker in the broker
     session_bytes: float  #: of a connected client
     session_us: float  #: of an idle client, each second
