@@ -342,20 +342,12 @@ class Link:
 
     def settled(self, records: list[Record]) -> None:
         """Outcomes came, and what was printed before them."""
-        told: list[Record] | None = None
-        for record in records:
-            if record[0] == 0:  # the session itself: printed text, or the end of everything
-                if record[1] == Status.BROKEN:
-                    text = record[3].decode("utf-8", "replace")
-                    self.ledger.fail_all(lambda text=text: InitializerFailed(text))  # type: ignore[misc]
-                elif told is None:
-                    told = [record]
-                else:
-                    told.append(record)
-        if told is not None:
+        if told := [record for record in records if record[0] == 0]:  # printed text, or the end of everything
             from .logs import share_out
 
-            share_out(told, self.ledger, self.settings)
+            for text in (record[3].decode("utf-8", "replace") for record in told if record[1] == Status.BROKEN):
+                self.ledger.fail_all(lambda text=text: InitializerFailed(text))  # type: ignore[misc]
+            share_out([record for record in told if record[1] != Status.BROKEN], self.ledger, self.settings)
         for again in self.ledger.settle(records):
             self._later(again)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ..wire.records import Outcomes
     from .backlog import Lane
-    from .hosts import Hosts
 
 START_FAILURES = 3  #: workers in a row that end before running anything: then nothing will run
 
@@ -35,24 +34,19 @@ class Broker:
     Args:
         slots: Workers on the gateway's own machine.
         here: That machine, when more is to be said of it.
+
+    Attributes:
+        workers: By number.
+        hosts: The machines that have workers.
     """
 
     def __init__(self, slots: int, here: BrokerHost | None = None) -> None:
         self._roster = Roster(here or BrokerHost(HERE, "here", slots))
+        self.workers, self.hosts = self._roster.workers, self._roster.hosts
         self.sessions: dict[str, BrokerSession] = {}
         self._pools: dict[str, Pool] = {}
         self._numbers: dict[Record, int] = {}  # what is defined -> its number here
         self._definitions: list[Record] = [(0, 0, 0, b"")]  # by number; 0 is none
-
-    @property
-    def workers(self) -> dict[int, BrokerWorker]:
-        """Its workers, by number."""
-        return self._roster.workers
-
-    @property
-    def hosts(self) -> Hosts:
-        """The machines that have workers."""
-        return self._roster.hosts
 
     @property
     def busy(self) -> bool:
@@ -215,7 +209,7 @@ class Broker:
         """All outcomes are for one session and of one kind: they go on as they came."""
         session = group.session
         assert session is not None
-        self._measured(session, group.kind, outcomes.micros, outcomes.total)
+        session.measured(group.kind, outcomes.micros, outcomes.total)
         self._roster.out.append(Report(session.id, outcomes.batch, outcomes.shared))
 
     def _looked_through(self, worker: BrokerWorker, first: int, groups: list[Group], outcomes: Outcomes) -> None:
@@ -234,13 +228,10 @@ class Broker:
                 spent.setdefault(group.kind, []).append(record[2])
         if (session := worker.session) is not None:
             for kind, times in spent.items():
-                self._measured(session, kind, sum(times), len(times))
+                session.measured(kind, sum(times), len(times))
             if done:
                 self._roster.out.append(Report(session.id, encode(done), outcomes.shared))
             session.queue.put_back(skipped)
-
-    def _measured(self, session: BrokerSession, kind: tuple[int, int], micros: int, count: int) -> None:
-        session.estimates[kind] = batching.updated(session.estimates.get(kind), micros, count)
 
     def setup_failed(self, worker_id: int, text: str) -> list[Instruction]:
         """A worker's initializer raised: nothing can run in its pool."""

@@ -74,8 +74,10 @@ class Roster:
         """Return what is the same for all sessions for which there is no worker when there is none for this one.
 
         Those that wait for workers of one pool get only such as have nothing, and one that is at its cap none at all.
+        Calls that need resources may be promised them, each for itself.
         """
-        if self._wanted[session.pool] > 1 and self.can_grow(session):
+        alike = not any(lane.shape for lane in session.queue.lanes)
+        if alike and self._wanted[session.pool] > 1 and self.can_grow(session):
             return session.pool, frozenset(session.code)
         return session
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..policy import batching
 from ..settings import OPTIONS_MOST, why_no_ref, why_no_runtime
 from .backlog import Backlog
 from .groups import Flight
@@ -108,6 +109,10 @@ class BrokerSession:
     def under_way(self) -> int:
         """How many tasks it has, in its queue and in workers."""
         return self.queued + sum(self.workers.values())
+
+    def measured(self, kind: tuple[int, int], micros: int, count: int) -> None:
+        """So many calls of a kind took so long."""
+        self.estimates[kind] = batching.updated(self.estimates.get(kind), micros, count)
 
     def define(self, number: int, definition: int) -> None:
         """Learn a function's number.

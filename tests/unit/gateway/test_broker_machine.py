@@ -329,7 +329,9 @@ class BrokerMachine(RuleBasedStateMachine):
         staying = {
             id_: worker for id_, worker in roster.workers.items() if not worker.retired and worker.ending is None
         }
-        assert roster._alive == staying
+        for host in roster.hosts.all.values():
+            assert host.workers == {id_: worker for id_, worker in roster.workers.items() if worker.host is host}
+            assert host.live == host.workers.keys() & staying.keys()
         assert roster._resting == {id_: w for id_, w in staying.items() if w.pool is not None and not w.in_flight}
         assert roster._fresh._ranks.keys() == {id_ for id_, worker in staying.items() if worker.pool is None}
         for pool in {worker.pool for worker in roster.workers.values() if worker.pool is not None}:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 
+from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.ranks import SPARE, Ranked
 from meca_executor.gateway.tasks import BrokerWorker
+
+HERE = BrokerHost(0, "here", 20)
 
 
 def test_the_least_usable_one_comes_first() -> None:
     """By rank, and of the same rank by number; what cannot be used is passed over, and is there the next time."""
     ranked = Ranked()
-    workers = {number: BrokerWorker(number) for number in range(1, 6)}
+    workers = {number: BrokerWorker(number, HERE) for number in range(1, 6)}
     assert ranked.first(lambda _: True) is None
     for number, rank in ((3, 0.0), (2, 0.0), (1, 5.0), (4, 9.0)):
         ranked.put(workers[number], rank)
@@ -28,7 +31,7 @@ def test_the_least_usable_one_comes_first() -> None:
 def test_it_is_as_a_look_at_all_and_stays_small() -> None:
     """However often ranks change, back to earlier ones too."""
     ranked, chance = Ranked(), random.Random(5)
-    workers = [BrokerWorker(number) for number in range(20)]
+    workers = [BrokerWorker(number, HERE) for number in range(20)]
     ranks: dict[int, float] = {}
     for _ in range(20_000):
         worker = chance.choice(workers)
