@@ -345,9 +345,9 @@ class Link:
         if told := [record for record in records if record[0] == 0]:  # printed text, or the end of everything
             from .logs import share_out
 
+            share_out([record for record in told if record[1] != Status.BROKEN], self.ledger, self.settings)
             for text in (record[3].decode("utf-8", "replace") for record in told if record[1] == Status.BROKEN):
                 self.ledger.fail_all(lambda text=text: InitializerFailed(text))  # type: ignore[misc]
-            share_out([record for record in told if record[1] != Status.BROKEN], self.ledger, self.settings)
         for again in self.ledger.settle(records):
             self._later(again)
 
