@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .client.checks import check_seconds
+from .client.kernel_request import check_attach, check_execute, kernel_request
 from .client.kernels import KernelCore, hold_link, let_go
 from .client.portal import portal
 from .errors import KernelEnded, UsageError
 from .keys import read_keys
 from .settings import default_key_file, given_keys, resolve_endpoint
-from .wire.kernels import checked_token
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +32,6 @@ T = TypeVar("T")
 
 __all__ = ["Kernel"]
 
-MODES = ("query", "batch", "input", "continue")
 _open: set[KernelBase] = set()  #: what the interpreter's end has to close
 
 
@@ -112,6 +110,7 @@ class Kernel(KernelBase):
         *,
         endpoint: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        isolate: bool = False,
         connect_timeout: float = 10.0,
         resume_window: float = 600.0,
     ) -> Kernel:
@@ -130,18 +129,20 @@ class Kernel(KernelBase):
             envs: Environment of a new kernel, besides the gateway's.
             endpoint: URL of a gateway, or `"embedded"`.
             limits: Of a new kernel: `memory_mib`, `timeout_s` (of a run), `idle_s` (3600), `lifetime_s`, `open_files`
-                (1024), `output_mib` (256, of a run). None is no limit.
+                (1024), `output_mib` (256, of a run), `output_mib_s` (64, of a run in a second, four times that at
+                once). None is no limit.
+            isolate: It runs in a container of the gateway's engine, with nothing of the machine but its folder.
             connect_timeout: Seconds in which the gateway must answer.
             resume_window: Seconds for which a connection that dropped is tried again.
 
         Raises:
             UsageError: An argument is wrong.
-            KernelError: The language cannot be had, or the token's kernel has another one.
+            KernelError: The language cannot be had, the token's kernel has another one, or there is no engine.
             GatewayError: There is no gateway, and why.
         """
-        request = kernel_request(lang, client_token, mounts, max_mem, exec_timeout, envs, limits)
-        check_seconds("connect_timeout", connect_timeout)
-        check_seconds("resume_window", resume_window)
+        request = kernel_request(
+            lang, client_token, mounts, max_mem, exec_timeout, envs, limits, isolate, connect_timeout, resume_window
+        )
         url, keys = find_place(endpoint, kept=client_token is not None)
         portal.hold()
         try:
@@ -169,6 +170,7 @@ class Kernel(KernelBase):
         stdin: str | bytes | None = None,
         wait: float | None = None,
         on_output: Callable[[str, Any], object] | None = None,
+        keep: bool = False,
     ) -> RunResult:
         """Run code and return what came of it; see `RunResult`.
 
@@ -184,21 +186,57 @@ class Kernel(KernelBase):
                 `waiting-input`, and a batch has none.
             wait: Seconds after which this returns with status `continued`, and the run goes on.
             on_output: Called with (kind, data) of each piece of the console as it comes, on another thread.
+            keep: The run goes on when this program has gone (needs a `client_token`), and `attach` finds it. Else it
+                is interrupted when nobody follows it any more.
 
         Raises:
             UsageError: An argument is wrong.
             KernelEnded: The kernel died or was ended; the text says why, and `result` is what came before.
         """
-        check_execute(code, mode)
-        return self._do(self._core.execute(code or "", mode, opts, run_id, timeout, stdin, wait, on_output))
+        check_execute(code, mode, keep, self.client_token)
+        return self._do(self._core.execute(code or "", mode, opts, run_id, timeout, stdin, wait, on_output, keep))
 
-    def submit(self, code: str, *, timeout: float | None = None, stdin: str | bytes | None = None) -> Future[RunResult]:
+    def submit(
+        self,
+        code: str,
+        *,
+        run_id: str | None = None,
+        timeout: float | None = None,
+        stdin: str | bytes | None = None,
+        keep: bool = False,
+    ) -> Future[RunResult]:
         """Run a snippet, after those before it; returns a future, for `as_completed` and `wait`.
 
-        Cancelling the future interrupts the run. What the snippet raises is in the result's `error`.
+        Cancelling the future interrupts the run. What the snippet raises is in the result's `error`. Arguments are
+        as of `execute`.
         """
-        check_execute(code, "query")
-        return portal.submit(self._core.execute(code, "query", None, None, timeout, stdin, None, None))
+        check_execute(code, "query", keep, self.client_token)
+        return portal.submit(self._core.execute(code, "query", None, run_id, timeout, stdin, None, None, keep))
+
+    def attach(
+        self,
+        run_id: str | None = None,
+        *,
+        after: int = 0,
+        wait: float | None = None,
+        on_output: Callable[[str, Any], object] | None = None,
+    ) -> RunResult:
+        """Follow a run that another program began, or this one before; returns what it said and how it ended.
+
+        Its last 16 MiB of output are there, and what is missing before them is counted. Leaving it does not end it.
+
+        Args:
+            run_id: Which one (`get_info()["runs"]` has them); None is the one that goes on, or else the last one.
+            after: What was said from here on; 0 is all, a result's `position` goes on where that result ends.
+            wait: Seconds after which this returns with status `continued`.
+            on_output: As of `execute`.
+
+        Raises:
+            KernelError: There is no such run any more; the last 16 that ended are known.
+            KernelEnded: As of `execute`.
+        """
+        check_attach(after, wait)
+        return self._do(self._core.attach(run_id, after, wait, on_output))
 
     def interrupt(self) -> None:
         """Interrupt what runs; the kernel keeps its state."""
@@ -214,8 +252,7 @@ class Kernel(KernelBase):
         Raises:
             KernelBusy: Something runs, or the language completes nothing.
         """
-        head = {"cursor": int((opts or {}).get("cursor", len(code)))}
-        return list(self._do(self._core.ask("complete", head, code.encode())).head["matches"])
+        return self._do(self._core.complete(code, opts))
 
     def upload(
         self, files: Iterable[str | os.PathLike[str]], basedir: str | os.PathLike[str] | None = None
@@ -245,15 +282,15 @@ class Kernel(KernelBase):
 
     def list_files(self, path: str = ".") -> list[dict[str, Any]]:
         """Return the files below a path of the kernel's folder: `path`, `size` (bytes) and `modified` (time)."""
-        return listed(self._do(self._core.ask("files", {"path": path})).head["files"])
+        return self._do(self._core.list_files(path))
 
     def get_info(self) -> dict[str, Any]:
         """Return language, age, idle seconds, status, limits and more."""
-        return self._do(self._core.ask("info")).head
+        return self._do(self._core.info())
 
     def get_logs(self) -> str:
         """Return the last of what was printed, also while nobody listened."""
-        return as_log(self._do(self._core.ask("logs")).head["logs"])
+        return self._do(self._core.logs())
 
     def destroy(self) -> dict[str, Any]:
         """End the kernel and delete its folder; returns `{"stats": get_info()}`. Once more does nothing."""
@@ -311,73 +348,6 @@ def find_place(endpoint: str | None, *, kept: bool) -> tuple[str | None, KeyPair
             f"gateway at {url} wants a pair (meca keys create)"
         )
     return url, keys
-
-
-def kernel_request(
-    lang: str,
-    token: str | None,
-    mounts: Iterable[str] | None,
-    max_mem: int,
-    exec_timeout: int,
-    envs: Mapping[str, str] | None,
-    limits: Mapping[str, float | None] | None,
-) -> dict[str, Any]:
-    """Return what is asked of a gateway.
-
-    Raises:
-        UsageError: An argument is wrong.
-    """
-    if not isinstance(lang, str) or not 0 < len(lang) <= 80:
-        raise UsageError(f"lang {str(lang)[:80]!r} is not a language's name (see: meca kernels)")
-    if mounts:
-        raise UsageError(f"mounts {list(mounts)!r}: there are no virtual folders here; use upload()")
-    if token is not None:
-        checked_token(token)
-    wanted: dict[str, float | None] = dict(limits or {})
-    for name, value, key, unit in (
-        ("max_mem", max_mem, "memory_mib", 1024),
-        ("exec_timeout", exec_timeout, "timeout_s", 1000),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise UsageError(f"{name} {value!r} is not a number of 0 or more")
-        if value:
-            wanted.setdefault(key, value / unit)
-    for name, text in (envs or {}).items():
-        if not isinstance(name, str) or not isinstance(text, str) or not name or "=" in name or "\0" in name + text:
-            raise UsageError(f"envs: {name!r}={text!r} is no environment variable")
-    return {"lang": lang, "token": token, "env": dict(envs or {}), "limits": wanted}
-
-
-def check_execute(code: object, mode: str) -> None:
-    """Check the arguments of `execute`.
-
-    Raises:
-        UsageError: One is wrong.
-    """
-    if mode not in MODES:
-        raise UsageError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    if code is None and mode in ("query", "input"):
-        raise UsageError(f"mode {mode!r} needs code, a str")
-    if code is not None and not isinstance(code, str):
-        raise UsageError(f"code must be a str, not {type(code).__name__}")
-    if code and mode in ("batch", "continue"):
-        raise UsageError(f"mode {mode!r} takes no code; upload files for 'batch'")
-
-
-def listed(files: list[list[Any]]) -> list[dict[str, Any]]:
-    """Return the files of a reply by name."""
-    return [dict(zip(("path", "size", "modified"), file, strict=True)) for file in files]
-
-
-def as_log(parts: list[list[str]]) -> str:
-    """Return a log as text; what was run stands after `>>> `."""
-    shown = []
-    for stream, text in parts:
-        if stream == "in":
-            shown += [f">>> {line}\n" for line in text.splitlines()[1:]]
-        else:
-            shown.append(text)
-    return "".join(shown)
 
 
 def _close_all() -> None:

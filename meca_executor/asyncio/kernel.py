@@ -8,10 +8,10 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..client.checks import check_seconds
 from ..client.kernel_pty import PtyCore
+from ..client.kernel_request import check_attach, check_execute, kernel_request
 from ..client.portal import aside, portal
-from ..kernel import KernelBase, _open, as_log, check_execute, find_place, kernel_request, listed, make
+from ..kernel import KernelBase, _open, find_place, make
 
 if TYPE_CHECKING:
     import os
@@ -28,6 +28,14 @@ __all__ = ["AsyncKernel", "StreamPty"]
 
 async def _in_portal(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.wrap_future(portal.submit(work))
+
+
+def _here(on_output: Callable[[str, Any], object] | None) -> Callable[[str, Any], object] | None:
+    """Return what calls a function in the loop that runs now."""
+    if on_output is None:
+        return None
+    loop = asyncio.get_running_loop()
+    return lambda kind, data: loop.call_soon_threadsafe(on_output, kind, data)
 
 
 async def _place(endpoint: str | None, kept: bool) -> tuple[str | None, KeyPair | None]:
@@ -50,13 +58,14 @@ class AsyncKernel(KernelBase):
         *,
         endpoint: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        isolate: bool = False,
         connect_timeout: float = 10.0,
         resume_window: float = 600.0,
     ) -> AsyncKernel:
         """As `Kernel.get_or_create`."""
-        request = kernel_request(lang, client_token, mounts, max_mem, exec_timeout, envs, limits)
-        check_seconds("connect_timeout", connect_timeout)
-        check_seconds("resume_window", resume_window)
+        request = kernel_request(
+            lang, client_token, mounts, max_mem, exec_timeout, envs, limits, isolate, connect_timeout, resume_window
+        )
         portal.hold()
         try:
             url, keys = await _in_portal(_place(endpoint, client_token is not None))
@@ -76,13 +85,24 @@ class AsyncKernel(KernelBase):
         stdin: str | bytes | None = None,
         wait: float | None = None,
         on_output: Callable[[str, Any], object] | None = None,
+        keep: bool = False,
     ) -> RunResult:
         """As `Kernel.execute`; a cancelled one interrupts the run. `on_output` is called in this loop."""
-        check_execute(code, mode)
-        loop, sink = asyncio.get_running_loop(), on_output
-        if on_output is not None:
-            sink = lambda kind, data: loop.call_soon_threadsafe(on_output, kind, data)  # noqa: E731
-        return await _in_portal(self._core.execute(code or "", mode, opts, run_id, timeout, stdin, wait, sink))
+        check_execute(code, mode, keep, self.client_token)
+        sink = _here(on_output)
+        return await _in_portal(self._core.execute(code or "", mode, opts, run_id, timeout, stdin, wait, sink, keep))
+
+    async def attach(
+        self,
+        run_id: str | None = None,
+        *,
+        after: int = 0,
+        wait: float | None = None,
+        on_output: Callable[[str, Any], object] | None = None,
+    ) -> RunResult:
+        """As `Kernel.attach`; a cancelled one leaves the run alone. `on_output` is called in this loop."""
+        check_attach(after, wait)
+        return await _in_portal(self._core.attach(run_id, after, wait, _here(on_output)))
 
     async def interrupt(self) -> None:
         """As `Kernel.interrupt`."""
@@ -94,8 +114,7 @@ class AsyncKernel(KernelBase):
 
     async def complete(self, code: str, opts: Mapping[str, int] | None = None) -> list[str]:
         """As `Kernel.complete`."""
-        head = {"cursor": int((opts or {}).get("cursor", len(code)))}
-        return list((await _in_portal(self._core.ask("complete", head, code.encode()))).head["matches"])
+        return await _in_portal(self._core.complete(code, opts))
 
     async def upload(
         self, files: Iterable[str | os.PathLike[str]], basedir: str | os.PathLike[str] | None = None
@@ -113,15 +132,15 @@ class AsyncKernel(KernelBase):
 
     async def list_files(self, path: str = ".") -> list[dict[str, Any]]:
         """As `Kernel.list_files`."""
-        return listed((await _in_portal(self._core.ask("files", {"path": path}))).head["files"])
+        return await _in_portal(self._core.list_files(path))
 
     async def get_info(self) -> dict[str, Any]:
         """As `Kernel.get_info`."""
-        return (await _in_portal(self._core.ask("info"))).head
+        return await _in_portal(self._core.info())
 
     async def get_logs(self) -> str:
         """As `Kernel.get_logs`."""
-        return as_log((await _in_portal(self._core.ask("logs"))).head["logs"])
+        return await _in_portal(self._core.logs())
 
     def stream_pty(
         self,

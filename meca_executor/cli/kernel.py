@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     if args.action == "ls":
         _table([info for info in with_link(args.endpoint, _all)], out)
     elif args.action == "logs":
-        from ..kernel import as_log
+        from ..client.kernel_request import as_log
 
         async def logs(link: KernelLink) -> list[list[str]]:
             parts: list[list[str]] = (await link.ask({"do": "logs", "kernel": args.names[0]})).head["logs"]

@@ -36,7 +36,8 @@ class PtyCore:
             if kind == "out":
                 return note.body
             if kind == "missed":
-                return f"\r\n[{int(note.head['bytes']):,} bytes before this are not kept]\r\n".encode()
+                most = "up to " if note.head.get("most") else ""
+                return f"\r\n[{most}{int(note.head['bytes']):,} bytes before this are not kept]\r\n".encode()
             if kind == "exit":
                 self.exit_status = int(note.head["code"])
             elif kind == "restarted":

@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..wire.kernels import Note
 
 
@@ -25,6 +27,20 @@ class Media(NamedTuple):
     result: bool  #: the value of the last expression, rather than something displayed
 
 
+CUTS = {
+    "rate": "more than limits={'output_mib_s': ...} allows in a second",
+    "total": "more than limits={'output_mib': ...} allows a run",
+    "behind": "it came faster than it was fetched, or the link was down for long",
+}  #: why output was cut
+
+
+def missing(head: Mapping[str, Any]) -> str:
+    """Return the mark that stands in place of output that is not there."""
+    most = "up to " if head.get("most") else ""
+    why = "nobody fetched it" if head["t"] == "missed" else CUTS.get(str(head.get("why")), "a limit of the gateway")
+    return f"\n[{most}{int(head['bytes']):,} bytes of output are missing here: {why}]\n"
+
+
 class RunResult(dict[str, Any]):
     """What a run gave so far.
 
@@ -40,6 +56,7 @@ class RunResult(dict[str, Any]):
         self.media: list[Media] = []  #: what was shown
         self.steps: dict[str, int] = {}  #: exit codes of `build`, `exec` and `clean`
         self.seconds = 0.0  #: how long it took
+        self.position = 0  #: the number of the last thing that was said, for `Kernel.attach(after=...)`
 
     @property
     def stdout(self) -> str:
@@ -77,6 +94,7 @@ class RunResult(dict[str, Any]):
             text: What a stream says, where a character may have come in two pieces.
         """
         head, kind = note.head, note.head.get("t")
+        self.position = int(head.get("n", self.position))
         if kind in ("stdout", "stderr"):
             return self._say(str(kind), note.body.decode("utf-8", "replace") if text is None else text)
         if kind in ("media", "html"):
@@ -89,12 +107,7 @@ class RunResult(dict[str, Any]):
             self["console"].append(entry)
             return entry
         if kind in ("cut", "missed"):
-            why = (
-                "the limit of a run's output, or a link that was down for long"
-                if kind == "cut"
-                else "nobody fetched it"
-            )
-            return self._say("stderr", f"\n[{int(head['bytes']):,} bytes of output are missing here: {why}]\n")
+            return self._say("stderr", missing(head))
         if kind == "step":
             self.steps[str(head["name"])] = int(head["code"])
         elif kind == "input":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KernelEnded, KernelError, UsageError
 from ..wire.kernels import CODE_BYTES, FILE_BYTES, FILES, TOTAL_BYTES
 from .kernel_link import KernelLink
+from .kernel_request import as_log, listed
 from .kernel_result import RunResult
 from .portal import aside
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..wire.kernels import Note
     from .kernel_link import Exchange
 
-MODES = ("query", "batch", "input", "continue")
 UPLOADS = 8  #: files on their way at once
 
 _links: dict[tuple[asyncio.AbstractEventLoop, str | None, KeyPair | None], KernelLink] = {}
@@ -116,11 +116,12 @@ class KernelCore:
         stdin: str | bytes | None,
         wait: float | None,
         on_output: Callable[[str, Any], object] | None,
+        keep: bool = False,
     ) -> RunResult:
         """As `Kernel.execute`."""
         if mode in ("query", "batch"):
             typed = stdin if stdin is not None or mode == "query" else b""
-            state = self.begin(code, mode, opts, run_id, timeout, typed)
+            state = self.begin(code, mode, opts, run_id, timeout, typed, keep=keep)
         else:
             state = self._known(run_id)
             if mode == "input":
@@ -132,6 +133,26 @@ class KernelCore:
             await self._give_up(state)
             raise
 
+    async def attach(
+        self,
+        run_id: str | None,
+        after: int,
+        wait: float | None,
+        on_output: Callable[[str, Any], object] | None,
+        on_bytes: Callable[[str, bytes], object] | None = None,
+    ) -> RunResult:
+        """As `Kernel.attach`."""
+        exchange = self.link.open(self._head("attach", {"run": run_id, "after": after}))
+        first = await exchange.next()  # which run it is, or why there is none
+        run = str(first.head["run"]) if first is not None else str(run_id)
+        state = self._runs[run] = RunState(exchange, run)
+        try:
+            return await self.follow(state, wait, on_output, on_bytes)
+        except asyncio.CancelledError:
+            self._runs.pop(run, None)
+            exchange.drop()
+            raise
+
     def begin(
         self,
         code: str,
@@ -140,6 +161,8 @@ class KernelCore:
         run_id: str | None,
         timeout: float | None,
         stdin: str | bytes | None = None,
+        *,
+        keep: bool = False,
     ) -> RunState:
         """Have something run; with `stdin` it has that to read, and nothing after it."""
         body = code.encode("utf-8", "surrogateescape")
@@ -147,6 +170,8 @@ class KernelCore:
             raise UsageError(f"the code has {len(body):,} bytes, and {CODE_BYTES:,} are allowed; upload a file")
         run = run_id or secrets.token_hex(8)
         head = self._head("execute", {"mode": mode, "run": run, "opts": dict(opts or {}), "timeout": timeout})
+        if keep:
+            head["keep"] = True
         if stdin is not None:
             typed = stdin.encode() if isinstance(stdin, str) else stdin
             head["stdin"] = len(typed)
@@ -221,7 +246,24 @@ class KernelCore:
         body = data.encode() if isinstance(data, str) else data
         await self.ask("input", {"run": run, "eof": eof}, body)
 
+    async def complete(self, code: str, opts: Mapping[str, int] | None) -> list[str]:
+        """As `Kernel.complete`."""
+        cursor = int((opts or {}).get("cursor", len(code)))
+        return list((await self.ask("complete", {"cursor": cursor}, code.encode())).head["matches"])
+
+    async def info(self) -> dict[str, Any]:
+        """As `Kernel.get_info`."""
+        return (await self.ask("info")).head
+
+    async def logs(self) -> str:
+        """As `Kernel.get_logs`."""
+        return as_log((await self.ask("logs")).head["logs"])
+
     # -- files --------------------------------------------------------------------------------------
+
+    async def list_files(self, path: str) -> list[dict[str, Any]]:
+        """As `Kernel.list_files`."""
+        return listed((await self.ask("files", {"path": path})).head["files"])
 
     async def upload(
         self, files: Iterable[str | os.PathLike[str]], basedir: str | os.PathLike[str] | None

@@ -209,6 +209,11 @@ class HostedKernel:
         """The run that is under way."""
         return self._current
 
+    @property
+    def latest(self) -> Run | None:
+        """The run that came last, as long as it is known."""
+        return next(reversed(self.runs.values()), None)
+
     def _forget_old(self) -> None:
         done = [run for run in self.runs.values() if run.tape.ended]
         for run in done[:-RUNS_KEPT]:
@@ -364,6 +369,7 @@ class HostedKernel:
             "limits": {name: getattr(self.limits, name) for name in self.limits.__dataclass_fields__},
             "terminals": sorted(name for name, one in self.terminals.items() if not one.tape.ended),
             "run": None if self._current is None else self._current.id,
+            "runs": [{"run": run.id, "status": run.status, "position": run.tape.last} for run in self.runs.values()],
             "why": self.why,
         }
 

@@ -59,6 +59,22 @@ _RUN_BUILT = (
     'echo "the build left no ./main to run" >&2; exit 127'
 )
 
+
+def _of_c(name: str, aliases: tuple[str, ...], programs: tuple[str, ...], install: str) -> Language:
+    """Return the row of a language whose compilers take the same options as C's."""
+    return Language(
+        name,
+        aliases,
+        programs,
+        install,
+        f".{name}",
+        snippet_build='exec "$TOOL" -Wall -o "$SNIPPET.out" "$SNIPPET" -lm -pthread',
+        snippet='exec "$SNIPPET.out"',
+        build=_compiled(f".{name}", "-lm -pthread"),
+        run=_RUN_BUILT,
+    )
+
+
 LANGUAGES = (
     Language(
         "python",
@@ -69,28 +85,8 @@ LANGUAGES = (
         'exec "$TOOL" "$SNIPPET"',
         run=_script(".py"),
     ),
-    Language(
-        "c",
-        (),
-        ("gcc", "cc", "clang"),
-        "install a C compiler (apt-get install gcc)",
-        ".c",
-        snippet_build='exec "$TOOL" -Wall -o "$SNIPPET.out" "$SNIPPET" -lm -pthread',
-        snippet='exec "$SNIPPET.out"',
-        build=_compiled(".c", "-lm -pthread"),
-        run=_RUN_BUILT,
-    ),
-    Language(
-        "cpp",
-        ("c++",),
-        ("g++", "c++", "clang++"),
-        "install a C++ compiler (apt-get install g++)",
-        ".cpp",
-        snippet_build='exec "$TOOL" -Wall -o "$SNIPPET.out" "$SNIPPET" -lm -pthread',
-        snippet='exec "$SNIPPET.out"',
-        build=_compiled(".cpp", "-lm -pthread"),
-        run=_RUN_BUILT,
-    ),
+    _of_c("c", (), ("gcc", "cc", "clang"), "install a C compiler (apt-get install gcc)"),
+    _of_c("cpp", ("c++",), ("g++", "c++", "clang++"), "install a C++ compiler (apt-get install g++)"),
     Language(
         "rust",
         (),

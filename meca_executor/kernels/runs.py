@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import KernelError
+from .tape import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ class Limits:
     lifetime_s: float | None = None
     open_files: int = 1024  #: of one process
     output_mib: float | None = 256.0  #: of one run; what is more is cut, with a mark
+    output_mib_s: float | None = 64.0  #: of one run, a second, when four seconds' worth is spent; as above
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Limits:
@@ -46,10 +48,12 @@ class Limits:
                 raise KernelError(f"limit {name} {value!r} is not a whole number of at least 32")
         return cls(**given)
 
-    @property
-    def output_bytes(self) -> int | None:
-        """What one run may say."""
-        return None if self.output_mib is None else int(self.output_mib * (1 << 20))
+    def allowance(self) -> Allowance:
+        """Return what a new run may say."""
+        return Allowance(
+            None if self.output_mib is None else int(self.output_mib * (1 << 20)),
+            None if self.output_mib_s is None else self.output_mib_s * (1 << 20),
+        )
 
 
 @dataclass(eq=False)
@@ -65,6 +69,7 @@ class Run:
     typed: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)  #: what is for its stdin; None: the end
     status: str = "queued"
     begun: float = 0.0  #: as time.time()
+    kept: bool = False  #: it goes on when its client is gone
     abandoned: bool = False  #: nobody waits for it any more
     interrupted: bool = False
     _line: bytes = b""  # typed, and not given out

@@ -88,7 +88,7 @@ class Guest:
         self.forwards: list[Forward] = []
         self.temporary: list[HostedKernel] = []  #: kernels that end with the session
         self.used: dict[str, HostedKernel] = {}
-        self.runs: list[tuple[HostedKernel, Run]] = []  #: that nobody else waits for
+        self.runs: list[tuple[HostedKernel, Run]] = []  #: that it follows
         self.tasks: set[asyncio.Task[None]] = set()
 
 
@@ -152,7 +152,8 @@ class KernelService:
         for forward in list(guest.forwards):
             forward.close()
         for kernel, run in guest.runs:
-            kernel.abandon(run)
+            if not (run.kept or any(isinstance(reader, Forward) for reader in run.tape.readers)):
+                kernel.abandon(run)
         for kernel in guest.used.values():
             kernel.users -= 1
         for kernel in guest.temporary:
@@ -250,20 +251,27 @@ class KernelService:
             str(head["mode"]),
             note.body[:size].decode(),
             dict(head.get("opts") or {}),
-            Tape(allowed=kernel.limits.output_bytes),
+            Tape(allowance=kernel.limits.allowance()),
             None if head.get("timeout") is None else float(head["timeout"]),
+            kept=bool(head.get("keep")),
         )
         if "stdin" in head:
             run.typed.put_nowait(note.body[size:])
             run.typed.put_nowait(None)
         kernel.submit(run)
-        if not head.get("keep"):
-            guest.runs.append((kernel, run))
+        guest.runs.append((kernel, run))
+        if run.kept:
+            visitor.tell(note.number, Say.EVENT, {"t": "run", "run": run.id})
         self._forward(visitor, guest, note.number, run.tape, 0)
 
     async def _do_attach(self, visitor: Visitor, guest: Guest, note: Note) -> None:
-        """Have the output of a run again, from some number on."""
-        run = self._run(self._kernel(visitor, guest, note), note)
+        """Have the output of a run, from some entry on: of one that is named, that goes on, or that was the last."""
+        kernel = self._kernel(visitor, guest, note)
+        run = self._run(kernel, note) if note.head.get("run") else kernel.current or kernel.latest
+        if run is None:
+            raise KernelError(f"kernel {kernel.token or kernel.id} has run nothing yet")
+        guest.runs.append((kernel, run))
+        visitor.tell(note.number, Say.EVENT, {"t": "run", "run": run.id})
         self._forward(visitor, guest, note.number, run.tape, int(note.head.get("after", 0)))
 
     def _forward(self, visitor: Visitor, guest: Guest, number: int, tape: Tape, after: int) -> None:
