@@ -7,17 +7,15 @@ started in the background ends with it. Snippets of languages that keep no state
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelBusy, KernelError
 from .languages import snippet_name
-from .process import end_group, ended, how_it_ended, launched, signal_group
-from .pseudo import Pseudo
+from .place import Size
+from .process import how_it_ended
 from .runs import INTERRUPTED, NOT_FOUND, TIMEOUT, Outcome
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .languages import Found
+    from .place import Place, Program
     from .runs import Run
 
 CHUNK = 64 << 10
@@ -36,25 +35,14 @@ class Steps:
     """Runs the steps of batches, one after the other, in one folder.
 
     Args:
-        folder: Where.
-        environ: Environment of the steps.
-        open_files: That one of their processes may have.
-        watch: Told each process that begins, and None when it is over; says why one was killed.
+        place: Where.
+        watch: Told each program that begins, and None when it is over; says why one was killed.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        environ: Mapping[str, str],
-        open_files: int,
-        watch: Callable[[int | None], str | None],
-    ) -> None:
-        self._folder = folder
-        self._environ = dict(environ)
-        self._open_files = open_files
+    def __init__(self, place: Place, watch: Callable[[Program | None], str | None]) -> None:
+        self.place = place
         self._watch = watch
-        self._process: subprocess.Popen[bytes] | None = None
-        self._interrupts = 0
+        self._program: Program | None = None
 
     async def batch(self, run: Run, found: Found) -> Outcome:
         """Build, run, clean; what `*` means the language's table says."""
@@ -103,26 +91,24 @@ class Steps:
         """Run one command to its end; its group is gone then."""
         if run.interrupted:
             return Outcome("interrupted", INTERRUPTED)
-        pseudo = Pseudo(echo=False) if tty else None
-        process = self._process = self._spawn(command, environ, pseudo, reads)
-        self._watch(process.pid)
-        if pseudo is not None:
-            pseudo.let_go()
-        out = _fd(process.stdout) if pseudo is None else pseudo.outer
+        size = Size() if tty else None
+        argv = ["sh", "-c", command]
+        program = self._program = await self.place.start(argv, environ, reads=reads, size=size, echo=False)
+        self._watch(program)
         tasks = [
-            asyncio.create_task(_reading(run, "stdout", out)),
-            asyncio.create_task(_reading(run, "stderr", _fd(process.stderr))),
+            asyncio.create_task(_reading(run, "stdout", program.out)),
+            asyncio.create_task(_reading(run, "stderr", program.err)),
         ]
         if reads:
-            tasks.append(asyncio.create_task(_typing(run, process, pseudo)))
+            tasks.append(asyncio.create_task(_typing(run, program, tty)))
         code = TIMEOUT
         try:
             left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
-            code = await asyncio.wait_for(ended(process), left)
+            code = await asyncio.wait_for(program.ended(), left)
         except (asyncio.TimeoutError, TimeoutError):
             return Outcome("exec-timeout", TIMEOUT)
         finally:
-            await asyncio.shield(self._finish(run, process, tasks, pseudo))
+            await asyncio.shield(self._finish(run, program, tasks))
             why = self._watch(None)
         if why is not None:
             return Outcome("died", code_of(code), {"name": "OutOfMemory", "value": why, "traceback": ""})
@@ -132,27 +118,8 @@ class Steps:
             run.tape.tell({"t": "stderr"}, f"[the program was ended by {how_it_ended(code)}]\n".encode())
         return Outcome("finished", code_of(code))
 
-    def _spawn(
-        self, command: str, environ: Mapping[str, str], pseudo: Pseudo | None, reads: bool
-    ) -> subprocess.Popen[bytes]:
-        inside: Any = (subprocess.PIPE if reads else subprocess.DEVNULL) if pseudo is None else pseudo.inner
-        return subprocess.Popen(
-            launched(["sh", "-c", command], self._open_files, terminal=pseudo is not None),
-            cwd=self._folder,
-            env={**self._environ, **environ},
-            stdin=inside,
-            stdout=subprocess.PIPE if pseudo is None else inside,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            bufsize=0,
-        )
-
-    async def _finish(
-        self, run: Run, process: subprocess.Popen[bytes], tasks: list[asyncio.Task[None]], pseudo: Pseudo | None
-    ) -> None:
-        if process.poll() is None:
-            await end_group(process)
-        signal_group(process.pid, signal.SIGKILL)
+    async def _finish(self, run: Run, program: Program, tasks: list[asyncio.Task[None]]) -> None:
+        await program.end()
         readers, said = tasks[:2], -1
         while run.tape.full or said != run.tape.said:  # a reader that is behind is waited for
             said = run.tape.said
@@ -161,23 +128,18 @@ class Steps:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        if pseudo is not None:
-            pseudo.close()
-        self._process = None
+        program.close()
+        self._program = None
 
     def interrupt(self) -> None:
         """Ctrl-C for the step that runs; killed when it does not listen."""
-        if (process := self._process) is not None and process.poll() is None:
-            signal_group(process.pid, signal.SIGINT)
-            asyncio.get_running_loop().call_later(GRACE_S, self._kill, process)
+        if (program := self._program) is not None and program.running:
+            program.signal(signal.SIGINT)
+            asyncio.get_running_loop().call_later(GRACE_S, self._kill, program)
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        if process is self._process and process.poll() is None:
-            signal_group(process.pid, signal.SIGKILL)
+    def _kill(self, program: Program) -> None:
+        if program is self._program and program.running:
+            program.signal(signal.SIGKILL)
 
 
 class SnippetEngine:
@@ -189,8 +151,12 @@ class SnippetEngine:
         self._steps = steps
         self._count = 0
 
-    pid: int | None = None
-    died: str | None = None
+    program: Program | None = None
+
+    @property
+    def died(self) -> str | None:
+        """As `Engine`."""
+        return self._steps.place.died
 
     async def start(self) -> None:
         """As `Engine`; nothing has to be started."""
@@ -271,20 +237,19 @@ async def chunks(descriptor: int) -> Any:
             loop.remove_reader(descriptor)
 
 
-async def _typing(run: Run, process: subprocess.Popen[bytes], pseudo: Pseudo | None) -> None:
+async def _typing(run: Run, program: Program, tty: bool) -> None:
     """Give a program what is typed for it."""
-    descriptor = _fd(process.stdin) if pseudo is None else pseudo.outer
-    os.set_blocking(descriptor, False)
+    os.set_blocking(program.typed, False)
     while True:
         typed = await run.typed.get()
         if typed is None:
             run.typed.put_nowait(None)
-            if pseudo is not None:
-                await write_all(descriptor, b"\x04")
-            elif process.stdin is not None:
-                process.stdin.close()
+            if tty:
+                await write_all(program.typed, b"\x04")
+            else:
+                program.end_input()
             return
-        await write_all(descriptor, typed)
+        await write_all(program.typed, typed)
 
 
 async def write_all(descriptor: int, data: bytes) -> None:
@@ -321,7 +286,3 @@ async def _writable(descriptor: int) -> None:
 def code_of(code: int) -> int:
     """Return an exit code as shells have it: a signal's number and 128."""
     return 128 - code if code < 0 else code
-
-
-def _fd(pipe: Any) -> int:
-    return int(pipe.fileno())

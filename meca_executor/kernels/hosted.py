@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import KernelEnded, KernelError
 from .batch import SnippetEngine, Steps
 from .jupyter import JupyterEngine
+from .log import Log
+from .place import LocalPlace, Size
 from .runs import INTERRUPTED, OURS, Engine, Outcome, Run
-from .tape import Reader
 from .terminal import Terminal
 from .workfolder import WorkFolder, changed
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .languages import Found
+    from .place import Place, Program
     from .runs import Limits
-    from .tape import Tape
 
-LOG_BYTES = 4 << 20  #: of all output, for get_logs
 RUNS_KEPT = 16  #: finished runs whose output can be had again
 QUEUED = 1000  #: runs that may wait
 TERMINALS = 16
@@ -50,6 +49,7 @@ class HostedKernel:
         environ: The environment of its processes.
         on_end: Told when it ended, by whatever.
         groups: Told the process groups that have to end with the gateway.
+        box: Makes the container that it runs in, given it; None is no container.
     """
 
     def __init__(
@@ -61,11 +61,13 @@ class HostedKernel:
         environ: Mapping[str, str],
         on_end: Callable[[HostedKernel], object],
         groups: Groups | None = None,
+        box: Callable[[HostedKernel], Place] | None = None,
     ) -> None:
         self.id = secrets.token_urlsafe(16)
         self.owner, self.token, self.found, self.limits = owner, token, found, limits
         self.folder = WorkFolder()
         self.environ = dict(environ)
+        self.isolated = box is not None
         self.runs: dict[str, Run] = {}
         self.terminals: dict[str, Terminal] = {}
         self.born = self.used = time.monotonic()
@@ -75,13 +77,13 @@ class HostedKernel:
         self._on_end = on_end
         self._groups = groups
         self._group: int | None = None  # of the engine
-        self._log: deque[tuple[str, bytes]] = deque()
-        self._log_bytes = 0
+        self.log = Log()
         self._queue: asyncio.Queue[Run] = asyncio.Queue(QUEUED)
         self._current: Run | None = None
         self._memory: str | None = None  # why a process was killed
-        self._step_pid: int | None = None
-        self._steps = Steps(self.folder.root, self.environ, limits.open_files, self._watch_step)
+        self._step: Program | None = None
+        self._place: Place = LocalPlace(self.folder.root, self.environ, limits.open_files) if box is None else box(self)
+        self._steps = Steps(self._place, self._watch_step)
         self._engine = self._make_engine()
         self._worker: asyncio.Task[None] | None = None
         self._ready: asyncio.Task[None] | None = None
@@ -93,7 +95,7 @@ class HostedKernel:
     def _make_engine(self) -> Engine:
         if self.found.spec is None:
             return SnippetEngine(self.found, self.folder.root, self._steps)
-        return JupyterEngine(self.found.spec, self.folder.root, self.environ, self.limits.open_files, self.log)
+        return JupyterEngine(self.found.spec, self._place, self.log.say)
 
     @property
     def state(self) -> str:
@@ -111,15 +113,23 @@ class HostedKernel:
             KernelError: It does not start, and why; it is gone then.
         """
         if self._ready is None:
-            self._ready = asyncio.create_task(self._engine.start())
+            self._ready = asyncio.create_task(self._begin())
             self._ready.add_done_callback(self._on_ready)
         await asyncio.shield(self._ready)
+
+    async def _begin(self) -> None:
+        found = await self._place.prepare(self.found)
+        if found is not self.found:
+            self.found = found
+            self._engine = self._make_engine()
+        await self._engine.start()
 
     def _on_ready(self, ready: asyncio.Task[None]) -> None:
         if ready.cancelled() or ready.exception() is not None:
             self.end("it did not start")
         else:
-            self._group = self._engine.pid
+            program = self._engine.program
+            self._group = None if program is None else program.pid
             if self._groups is not None and self._group is not None:
                 self._groups.watch(self._group)
             self._worker = asyncio.create_task(self._work())
@@ -169,8 +179,8 @@ class HostedKernel:
 
     async def _do(self, run: Run) -> None:
         run.status, run.begun = "running", time.time()
-        self.log("in", f"[{run.mode} {run.id}]\n{run.code}\n" if run.code else f"[{run.mode} {run.id}]\n")
-        run.tape.readers.append(_Copy(run.tape, self._log_entry))
+        self.log.say("in", f"[{run.mode} {run.id}]\n{run.code}\n" if run.code else f"[{run.mode} {run.id}]\n")
+        self.log.copy(run.tape)
         before = self.folder.state()
         try:
             outcome = await (self._engine.run(run) if run.mode == "query" else self._steps.batch(run, self.found))
@@ -249,18 +259,26 @@ class HostedKernel:
 
     # -- terminals ------------------------------------------------------------------------------------
 
-    def terminal(self, name: str, rows: int, columns: int, command: list[str]) -> Terminal:
+    async def terminal(self, name: str, size: Size, command: list[str]) -> Terminal:
         """Return the terminal of that name; a new one when there is none, or its program has ended."""
         if self.why is not None:
             raise KernelEnded(f"kernel {self.id} ended: {self.why}")
         there = self.terminals.get(name)
         if there is not None and not there.tape.ended:
-            there.resize(rows, columns)
+            there.resize(size)
             return there
         if there is None and len(self.terminals) >= TERMINALS:
             raise KernelError(f"the kernel has {TERMINALS} terminals already; close one")
-        environ, files = self.environ, self.limits.open_files
-        there = self.terminals[name] = Terminal(self.folder.root, environ, files, rows, columns, command)
+        there = self.terminals[name] = Terminal(self._place, size, command)
+        try:
+            await there.begin()
+        except BaseException:
+            if self.terminals.get(name) is there:
+                del self.terminals[name]
+            raise
+        if self.terminals.get(name) is not there:  # closed meanwhile
+            await there.close()
+            raise KernelEnded("the terminal is closed")
         return there
 
     async def close_terminal(self, name: str) -> None:
@@ -270,13 +288,16 @@ class HostedKernel:
 
     # -- limits and the end -----------------------------------------------------------------------------
 
-    def _watch_step(self, pid: int | None) -> str | None:
-        if self._groups is not None and pid is not None:
-            self._groups.watch(pid)
-        elif self._groups is not None and self._step_pid is not None:
-            self._groups.done(self._step_pid)
-        self._step_pid, why = pid, self._memory
-        self._memory = None if pid is None else why
+    def _watch_step(self, program: Program | None) -> str | None:
+        if self._groups is not None and program is not None and program.pid is not None:
+            self._groups.watch(program.pid)
+        elif self._groups is not None and self._step is not None and self._step.pid is not None:
+            self._groups.done(self._step.pid)
+        why = self._memory
+        if self._step is not None and self._step.out_of_memory:
+            why = f"out of memory: its container may have {self.limits.memory_mib or 0:g} MiB"
+        self._step = program
+        self._memory = None if program is None else why
         return why
 
     def out_of_memory(self, used: Mapping[int, int]) -> list[int]:
@@ -284,8 +305,8 @@ class HostedKernel:
         limit = self.limits.memory_mib
         if limit is None:
             return []
-        pids = [self._engine.pid, self._step_pid, *(one.pid for one in self.terminals.values())]
-        mine = [pid for pid in pids if pid is not None]
+        programs = [self._engine.program, self._step, *(one.program for one in self.terminals.values())]
+        mine = [one.pid for one in programs if one is not None and one.pid is not None]
         total = sum(used.get(pid, 0) for pid in mine)
         if total <= limit * (1 << 20):
             return []
@@ -325,6 +346,7 @@ class HostedKernel:
             run.end("ended", OURS, error)
         for name in list(self.terminals):
             await self.close_terminal(name)
+        await self._place.close()
         await asyncio.get_running_loop().run_in_executor(None, self.folder.remove)
         self._on_end(self)
 
@@ -333,24 +355,7 @@ class HostedKernel:
         if self._ending is not None:
             await asyncio.shield(self._ending)
 
-    # -- what it has said ---------------------------------------------------------------------------------
-
-    def log(self, stream: str, text: str) -> None:
-        """Write down what belongs to no run, or what was run."""
-        self._log_entry({"t": stream}, text.encode("utf-8", "replace"))
-
-    def _log_entry(self, head: dict[str, Any], body: bytes) -> None:
-        stream = head.get("t")
-        if stream in ("in", "stdout", "stderr"):
-            self._log.append((stream, body))
-            self._log_bytes += len(body)
-            while self._log_bytes > LOG_BYTES:
-                self._log_bytes -= len(self._log.popleft()[1])
-
-    @property
-    def logs(self) -> list[tuple[str, bytes]]:
-        """The last of what was run and printed: (`in`, `stdout` or `stderr`, text)."""
-        return list(self._log)
+    # -- what there is to know ------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know about it."""
@@ -361,6 +366,7 @@ class HostedKernel:
             "lang": self.found.name,
             "how": self.found.how,
             "stateful": self.found.stateful,
+            "isolated": self.isolated,
             "status": self.state,
             "age": round(now - self.born, 3),
             "idle": 0.0 if self._current is not None else round(now - self.used, 3),
@@ -372,18 +378,3 @@ class HostedKernel:
             "runs": [{"run": run.id, "status": run.status, "position": run.tape.last} for run in self.runs.values()],
             "why": self.why,
         }
-
-
-class _Copy(Reader):
-    """A reader that writes all into the kernel's log, and is never behind."""
-
-    def __init__(self, tape: Tape, take: Callable[[dict[str, Any], bytes], None]) -> None:
-        super().__init__()
-        self._tape = tape
-        self._take = take
-
-    def pump(self) -> None:
-        """There is more."""
-        for entry in self._tape.after(self.number):
-            self.number = entry.number
-            self._take(entry.head, entry.body)

@@ -12,29 +12,32 @@ import contextlib
 import json
 import os
 import re
-import shutil
+import secrets
 import signal
-import subprocess
+import string
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelBusy, KernelError
+from .batch import chunks
 from .preparation import PREPARE
-from .process import ended, how_it_ended, launched, signal_group
+from .process import how_it_ended
 from .runs import INTERRUPTED, OURS, TIMEOUT, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine
 
+    from .place import Place, Program
     from .runs import Run
 
 START_S = 60.0  #: a kernel on a busy machine may take long, not for ever
 ANSWER_S = 10.0  #: an interrupted run may take this long to say so
 COMPLETE_S = 20.0
 END_S = 1.0
+WORDS_BYTES = 500  #: of the end of its stderr, for why it died
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+WANTED = re.compile(r"\{([A-Za-z0-9_]+)\}")
 PYTHONS = {"python", "python3", f"python3.{sys.version_info[1]}"}
 
 
@@ -43,22 +46,18 @@ class JupyterEngine:
 
     Args:
         spec: Its kernelspec.
-        folder: Where it runs.
-        environ: Its environment.
-        open_files: That its process may have.
+        place: Where it runs.
         log: Gets what belongs to no run.
     """
 
-    def __init__(
-        self, spec: Any, folder: Path, environ: Mapping[str, str], open_files: int, log: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, spec: Any, place: Place, log: Callable[[str, str], None]) -> None:
         self._spec = spec
-        self._folder = folder
-        self._environ = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **environ}  # else debugpy has advice for us
-        self._open_files = open_files
+        self._place = place
         self._log = log
-        self._private = tempfile.mkdtemp(prefix="meca-k-")  # short: names of sockets have about 100 characters
-        self._manager: Any = None
+        self._name = secrets.token_hex(6)  # of its files in the place's private folder
+        self._program: Program | None = None
+        self._words = b""
+        self._context: Any = None
         self._client: Any = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._dead: asyncio.Event = asyncio.Event()
@@ -71,23 +70,24 @@ class JupyterEngine:
 
     async def start(self) -> None:
         """As `Engine`."""
-        from jupyter_client.manager import AsyncKernelManager
+        import zmq.asyncio
+        from jupyter_client.asynchronous import AsyncKernelClient
 
-        manager = self._manager = AsyncKernelManager(
-            connection_file=os.path.join(self._private, "c.json"), transport="ipc", ip=os.path.join(self._private, "s")
-        )
-        spec = type(self._spec)(**self._spec.to_dict(), resource_dir=self._spec.resource_dir)
-        argv = list(spec.argv)
-        if argv[0] in PYTHONS:  # as jupyter_client: this one, and not what is first on PATH
-            argv[0] = sys.executable
-        spec.argv = launched(argv, self._open_files)
-        manager._kernel_spec = spec
+        private, key = self._place.private, secrets.token_hex(32)
+        ports: dict[str, Any] = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
+        facts = {"transport": "ipc", "key": key, "signature_scheme": "hmac-sha256", "kernel_name": "", **ports}
         try:
-            await self._begin(manager)
-            client = self._client = manager.client()
-            client.start_channels()
+            inside = f"{self._place.private_inside}/{self._name}"
+            private.write(f"{self._name}.json", json.dumps({**facts, "ip": f"{inside}-s"}).encode())
+            environ = self._environ(inside)
+            program = self._program = await self._place.start(self._argv(f"{inside}.json"), environ)
+            self._tasks.append(asyncio.create_task(self._watch(program)))
+            self._tasks += [asyncio.create_task(self._listen(handle)) for handle in (program.out, program.err)]
+            context = self._context = zmq.asyncio.Context()
+            client = self._client = AsyncKernelClient(context=context)
+            client.load_connection_info({**facts, "ip": f"{private.path}/{self._name}-s"})
+            client.start_channels(hb=False)  # its process is watched
             client.iopub_channel.socket.rcvhwm = 0  # nothing is dropped on its way
-            self._tasks.append(asyncio.create_task(self._watch(manager.provisioner.process)))
             await self._until_ready()
         except KernelError:
             await self.stop()
@@ -99,14 +99,25 @@ class JupyterEngine:
             await self.stop()
             raise
 
-    async def _begin(self, manager: Any) -> None:
-        errors = os.open(os.path.join(self._private, "stderr"), os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            await manager.start_kernel(
-                cwd=str(self._folder), env=dict(self._environ), stdout=subprocess.DEVNULL, stderr=errors
-            )
-        finally:
-            os.close(errors)
+    def _argv(self, file: str) -> list[str]:
+        """Return its command line, as jupyter_client makes it."""
+        values = {"connection_file": file, "prefix": sys.prefix, "resource_dir": self._spec.resource_dir}
+        argv = [WANTED.sub(lambda found: values.get(found[1], found[0]), word) for word in self._spec.argv]
+        if argv[0] in PYTHONS and self._place.here:
+            argv[0] = sys.executable  # this one, and not what is first on PATH
+        return argv
+
+    def _environ(self, inside: str) -> dict[str, str]:
+        """Return what its environment has besides the place's."""
+        given = {name: string.Template(value).safe_substitute(os.environ) for name, value in self._spec.env.items()}
+        # Where the system does not do it, a kernel looks itself whether its parent is there.
+        parent = {"JPY_PARENT_PID": str(os.getpid())} if self._place.here else {}
+        return {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **parent, **given}  # else debugpy has advice for us
+
+    async def _listen(self, descriptor: int) -> None:
+        """Read what it says past the protocol, such as a loader's complaint; the end of it is kept."""
+        async for data in chunks(descriptor):
+            self._words = (self._words + data)[-WORDS_BYTES:]
 
     async def _until_ready(self) -> None:
         for get, take in (
@@ -188,12 +199,12 @@ class JupyterEngine:
 
     def interrupt(self) -> None:
         """As `Engine`."""
-        if self._manager is None or self._death is not None:
+        if self._program is None or self._death is not None:
             return
         if self._spec.interrupt_mode == "message":
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
-        elif self.pid is not None:
-            signal_group(self.pid, signal.SIGINT)
+        else:
+            self._program.signal(signal.SIGINT)
 
     async def complete(self, code: str, cursor: int) -> dict[str, Any]:
         """As `Engine`."""
@@ -279,10 +290,11 @@ class JupyterEngine:
 
     # -- its end ------------------------------------------------------------------------------------
 
-    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        code = await ended(process)
+    async def _watch(self, program: Program) -> None:
+        code = await program.ended()
+        await asyncio.sleep(0.01)  # for its last words
         if self._death is None:
-            self._death = how_it_ended(code) + self._last_words()
+            self._death = self._place.died or how_it_ended(code, program.out_of_memory) + self._last_words()
         await asyncio.sleep(0)
         # What it said before may still be on its way to us; an idle channel has none.
         for _ in range(100):
@@ -292,18 +304,13 @@ class JupyterEngine:
         self._dead.set()
 
     def _last_words(self) -> str:
-        """Return the end of what it wrote to its own stderr, such as a loader's complaint."""
-        with contextlib.suppress(OSError), open(os.path.join(self._private, "stderr"), "rb") as errors:
-            if words := errors.read()[-500:].decode("utf-8", "replace").strip():
-                return f"; its last words: {words}"
-        return ""
+        words = self._words.decode("utf-8", "replace").strip()
+        return f"; its last words: {words}" if words else ""
 
     @property
-    def pid(self) -> int | None:
+    def program(self) -> Program | None:
         """As `Engine`."""
-        provisioner = self._manager.provisioner if self._manager is not None else None
-        process = getattr(provisioner, "process", None)
-        return None if process is None else int(process.pid)
+        return self._program
 
     @property
     def died(self) -> str | None:
@@ -315,15 +322,14 @@ class JupyterEngine:
         if self._stopping:
             return
         self._stopping = True
-        manager, client = self._manager, self._client
-        process = getattr(manager.provisioner, "process", None) if manager is not None and manager.has_kernel else None
-        if process is not None:
-            if process.poll() is None and client is not None and self._run is None:
+        client, program = self._client, self._program
+        if program is not None:
+            if program.running and client is not None and self._run is None:
                 client.shutdown()  # so that it can do what is to be done at its exit
                 with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                    await asyncio.wait_for(ended(process), END_S)
-            signal_group(process.pid, signal.SIGKILL)
-            await ended(process)
+                    await asyncio.wait_for(program.ended(), END_S)
+            program.signal(signal.SIGKILL)
+            await program.end()
         self._death = self._death or "it was ended"
         self._dead.set()
         current = asyncio.current_task()
@@ -333,11 +339,11 @@ class JupyterEngine:
         await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
         if client is not None:
             client.stop_channels()
-        if manager is not None:
-            if manager.has_kernel:
-                await manager.shutdown_kernel(now=True)
-            manager.context.destroy(linger=0)
-        shutil.rmtree(self._private, ignore_errors=True)
+        if self._context is not None:
+            self._context.destroy(linger=0)
+        if program is not None:
+            program.close()
+        self._place.private.drop(self._name)
 
 
 MEDIA = ("image/svg+xml", "image/png", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain")

@@ -62,10 +62,10 @@ async def end_group(process: subprocess.Popen[bytes]) -> None:
     await ended(process)
 
 
-def how_it_ended(code: int, out_of_memory: str | None = None) -> str:
+def how_it_ended(code: int, out_of_memory: bool = False) -> str:
     """Return in words how a program ended."""
-    if out_of_memory is not None:
-        return out_of_memory
+    if out_of_memory:
+        return "out of memory: its container may not have more"
     if code >= 0:
         return f"it ended with exit code {code}"
     try:

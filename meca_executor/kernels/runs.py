@@ -13,6 +13,7 @@ from .tape import Allowance
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .place import Program
     from .tape import Tape
 
 TIMEOUT, INTERRUPTED, NOT_FOUND, OURS = 124, 130, 127, 125  #: exit codes, as a shell's
@@ -134,8 +135,8 @@ class Engine(Protocol):
         """End it, and wait until it is gone."""
 
     @property
-    def pid(self) -> int | None:
-        """Its process, if there is one all the time."""
+    def program(self) -> Program | None:
+        """Its program, if there is one all the time."""
 
     @property
     def died(self) -> str | None:

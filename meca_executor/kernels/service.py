@@ -18,6 +18,7 @@ from ..settings import without_secrets
 from ..wire.kernels import CODE_BYTES, FILE_BYTES, FILES, Say, checked_token
 from .house import House
 from .languages import every
+from .place import Size
 from .runs import Run
 from .tape import Reader, Tape
 
@@ -228,8 +229,8 @@ class KernelService:
         visitor.tell(note.number, Say.REPLY, {"languages": every()})
 
     async def _do_logs(self, visitor: Visitor, guest: Guest, note: Note) -> None:
-        logs = self._kernel(visitor, guest, note).logs
-        parts = [[stream, text.decode("utf-8", "replace")] for stream, text in logs]
+        logs = self._kernel(visitor, guest, note).log
+        parts = [[stream, text.decode("utf-8", "replace")] for stream, text in logs.parts]
         visitor.tell(note.number, Say.REPLY, {"logs": parts})
 
     async def _do_complete(self, visitor: Visitor, guest: Guest, note: Note) -> None:
@@ -339,7 +340,8 @@ class KernelService:
         head = note.head
         command = [str(word) for word in head.get("command") or []]
         kernel = self._kernel(visitor, guest, note)
-        terminal = kernel.terminal(str(head["name"])[:64], int(head["rows"]), int(head["cols"]), command)
+        size = Size(int(head["rows"]), int(head["cols"]))
+        terminal = await kernel.terminal(str(head["name"])[:64], size, command)
         visitor.tell(note.number, Say.EVENT, {"t": "open"})
         self._forward(visitor, guest, note.number, terminal.tape, int(head.get("after", 0)))
 
@@ -349,7 +351,7 @@ class KernelService:
         if terminal is None:
             raise KernelEnded("the terminal is closed")
         if "rows" in note.head:
-            terminal.resize(int(note.head["rows"]), int(note.head["cols"]))
+            terminal.resize(Size(int(note.head["rows"]), int(note.head["cols"])))
         if note.head.get("restart"):
             await terminal.restart()
         if note.body:

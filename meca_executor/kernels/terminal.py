@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 from ..errors import KernelError
 from .batch import chunks, code_of, write_all
-from .process import end_group, ended, launched, signal_group
-from .pseudo import Pseudo
 from .tape import Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    from .place import Place, Program, Size
 
 KEPT_BYTES = 1 << 20  #: of what it showed, for those who come back
 DRAIN_S = 1.0
@@ -26,60 +23,45 @@ TYPED_BYTES = 16 << 20  #: that may wait until the program reads it
 
 
 class Terminal:
-    """One shell.
+    """One shell; `begin` starts it.
 
     Args:
-        command: What runs; nothing is the user's shell.
+        place: Where it runs.
+        command: What runs; nothing is the place's shell.
     """
 
-    def __init__(
-        self, folder: Path, environ: Mapping[str, str], open_files: int, rows: int, columns: int, command: Sequence[str]
-    ) -> None:
+    def __init__(self, place: Place, size: Size, command: Sequence[str]) -> None:
         self.tape = Tape(KEPT_BYTES)
-        self._folder = folder
-        self._environ = {**environ, "TERM": environ.get("TERM") or "xterm-256color"}
-        for name in ("LINES", "COLUMNS"):  # they would hide the terminal's own size
-            self._environ.pop(name, None)
-        self._open_files = open_files
-        self._size = rows, columns
-        self._command = list(command) or [shell(environ)]
+        self._place = place
+        self._size = size
+        self._command = list(command)
         self._typed: asyncio.Queue[bytes] = asyncio.Queue()
         self._typed_bytes = 0
-        self._pseudo: Pseudo
-        self._process: subprocess.Popen[bytes]
-        self._task: asyncio.Task[None]
-        self._begin()
+        self._program: Program | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    def _begin(self) -> None:
-        self._pseudo = Pseudo(*self._size)
-        inner = self._pseudo.inner
-        try:
-            self._process = subprocess.Popen(
-                launched(self._command, self._open_files, terminal=True),
-                cwd=self._folder,
-                env=self._environ,
-                stdin=inner,
-                stdout=inner,
-                stderr=inner,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._pseudo.close()
-            raise KernelError(f"no shell can be started: {error}") from error
-        self._pseudo.let_go()
-        self._task = asyncio.create_task(self._live(self._process, self._pseudo))
+    async def begin(self) -> None:
+        """Start its program.
 
-    async def _live(self, process: subprocess.Popen[bytes], pseudo: Pseudo) -> None:
-        reader = asyncio.create_task(self._show(pseudo.outer))
-        writer = asyncio.create_task(self._type(pseudo.outer))
-        code = await ended(process)
-        signal_group(process.pid, signal.SIGHUP)
+        Raises:
+            KernelError: It cannot be started.
+        """
+        program = await self._place.start(self._command or self._place.shell, {}, size=self._size)
+        os.set_blocking(program.out, False)
+        self._program = program
+        self._task = asyncio.create_task(self._live(program))
+
+    async def _live(self, program: Program) -> None:
+        reader = asyncio.create_task(self._show(program.out))
+        writer = asyncio.create_task(self._type(program.typed))
+        code = await program.ended()
+        program.signal(signal.SIGHUP)
         await asyncio.wait((reader,), timeout=DRAIN_S)
         for task in (reader, writer):
             task.cancel()
         await asyncio.gather(reader, writer, return_exceptions=True)
-        pseudo.close()
-        if process is self._process:
+        program.close()
+        if program is self._program:
             self.tape.end({"t": "exit", "code": code_of(code)})
 
     async def _show(self, descriptor: int) -> None:
@@ -94,9 +76,9 @@ class Terminal:
             self._typed_bytes -= len(data)
 
     @property
-    def pid(self) -> int:
-        """Its program's process."""
-        return self._process.pid
+    def program(self) -> Program | None:
+        """What runs in it, or ran last."""
+        return self._program
 
     def type(self, data: bytes) -> None:
         """Give the program input.
@@ -111,34 +93,36 @@ class Terminal:
         self._typed_bytes += len(data)
         self._typed.put_nowait(data)
 
-    def resize(self, rows: int, columns: int) -> None:
-        """Set its size."""
-        if self._pseudo.outer >= 0:
-            self._pseudo.resize(rows, columns)
-        self._size = rows, columns
+    def resize(self, size: Size) -> None:
+        """Set its size.
+
+        Raises:
+            KernelError: That is none.
+        """
+        if self._program is not None:
+            self._program.resize(size)
+        self._size = size
 
     async def restart(self) -> None:
         """End the program and begin another one, which goes on where the output stopped."""
-        old_process, old_task = self._process, self._task
+        old, old_task = self._program, self._task
         readers, self.tape.readers = self.tape.readers, []
-        self._begin()
-        await end_group(old_process)
-        with contextlib.suppress(asyncio.CancelledError):
-            await old_task
+        try:
+            await self.begin()
+        except KernelError:
+            self.tape.readers = readers
+            raise
+        if old is not None and old_task is not None:
+            await old.end()
+            with contextlib.suppress(asyncio.CancelledError):
+                await old_task
         self.tape.readers = readers
         self.tape.ended = False
         self.tape.tell({"t": "restarted"})
 
     async def close(self) -> None:
         """End it, and wait until it is gone."""
-        signal_group(self._process.pid, signal.SIGHUP)
-        await end_group(self._process)
-        await self._task
-
-
-def shell(environ: Mapping[str, str]) -> str:
-    """Return the shell to run."""
-    wanted = environ.get("SHELL")
-    if wanted and os.access(wanted, os.X_OK):
-        return wanted
-    return shutil.which("bash") or shutil.which("sh") or "/bin/sh"
+        if self._program is not None and self._task is not None:
+            self._program.signal(signal.SIGHUP)
+            await self._program.end()
+            await self._task

@@ -1,18 +1,23 @@
-"""A kernel's own folder: what may be put there, and what is there. No path leads out of it."""
+"""A kernel's own folder: what may be put there, and what is there. No path leads out of it.
+
+Programs of the kernel may change the folder while we look: a path is followed from its root, link by link, and what
+was found is opened without following any link.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import stat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..errors import KernelError
 from ..wire.kernels import FILE_BYTES, FILES, TOTAL_BYTES
+from .own_folder import OwnFolder
 
 NAME_BYTES = 1024  #: of a path
 LISTED = 10_000  #: files that a listing names
+NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  #: nor a wait for the other end of a pipe
 
 
 class Listed(NamedTuple):
@@ -27,10 +32,11 @@ class WorkFolder:
     """A fresh temporary folder; `remove` ends it."""
 
     def __init__(self) -> None:
-        self.root = Path(os.path.realpath(tempfile.mkdtemp(prefix="meca-kernel-")))
+        self._own = OwnFolder("meca-kernel-")
+        self.root = self._own.path
 
     def confined(self, path: str) -> Path:
-        """Return where a relative path leads.
+        """Return where a relative path leads, with no link in it.
 
         Raises:
             KernelError: Out of the folder (symbolic links count), or it is no path at all.
@@ -42,7 +48,28 @@ class WorkFolder:
         real = Path(os.path.realpath(place))
         if parts.is_absolute() or ".." in parts.parts or not real.is_relative_to(self.root):
             raise KernelError(f"path {path!r} leads out of the kernel's folder; give one inside of it")
-        return place
+        return real
+
+    def _open(self, real: Path, flags: int, *, make: bool = False) -> int:
+        """Open what `confined` gave; a link that was put there meanwhile is an error."""
+        *folders, name = real.relative_to(self.root).parts or (".",)
+        here = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | NO_LINK)
+        try:
+            for folder in folders:
+                if make:
+                    try:
+                        os.mkdir(folder, dir_fd=here)
+                    except FileExistsError:
+                        pass
+                before, here = here, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK, dir_fd=here)
+                os.close(before)
+            handle = os.open(name, flags | NO_LINK, 0o666, dir_fd=here)
+        finally:
+            os.close(here)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+        raise OSError(0, "it is no plain file")
 
     def write(self, path: str, content: bytes, mode: int | None = None) -> None:
         """Put a file there, its folders too; one that is there is replaced.
@@ -52,10 +79,11 @@ class WorkFolder:
         """
         place = self.confined(path)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
-            if mode is not None and mode & 0o100:
-                place.chmod(place.stat().st_mode | 0o100)
+            handle = self._open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, make=True)
+            with open(handle, "wb") as file:
+                file.write(content)
+                if mode is not None and mode & 0o100:
+                    os.fchmod(handle, os.fstat(handle).st_mode | 0o100)
         except OSError as error:
             raise KernelError(f"cannot write {path!r}: {error.strerror}") from error
 
@@ -96,10 +124,11 @@ class WorkFolder:
         """
         place = self.confined(path)
         try:
-            size = place.stat().st_size
-            if size > FILE_BYTES:
-                raise KernelError(f"{path!r} has {size:,} bytes, and {FILE_BYTES:,} are allowed")
-            return place.read_bytes()
+            with open(self._open(place, os.O_RDONLY), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > FILE_BYTES:
+                    raise KernelError(f"{path!r} has {size:,} bytes, and {FILE_BYTES:,} are allowed")
+                return file.read(FILE_BYTES)
         except OSError as error:
             raise KernelError(f"cannot read {path!r}: {error.strerror}") from error
 
@@ -107,15 +136,14 @@ class WorkFolder:
         """Return the files below a path, hidden ones too, without following symbolic links."""
         start = self.root if path in (".", "") else self.confined(path)
         found: list[Listed] = []
-        for folder, folders, names in os.walk(start):
+        for folder, folders, names, handle in os.fwalk(start):
             folders.sort()
             for name in sorted(names):
-                place = os.path.join(folder, name)
                 try:
-                    state = os.lstat(place)
+                    state = os.stat(name, dir_fd=handle, follow_symlinks=False)
                 except OSError:
                     continue  # gone meanwhile
-                relative = os.path.relpath(place, self.root).replace(os.sep, "/")
+                relative = os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/")
                 found.append(Listed(relative, state.st_size, state.st_mtime))
                 if len(found) == LISTED:
                     return found
@@ -134,11 +162,7 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Delete it, with all that is in it."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        if self.root.exists():  # a kernel may have taken rights away
-            for folder, _, _ in os.walk(self.root):
-                os.chmod(folder, 0o700)
-            shutil.rmtree(self.root, ignore_errors=True)
+        self._own.remove()
 
 
 def changed(before: dict[str, tuple[int, float]], after: dict[str, tuple[int, float]]) -> list[str]:

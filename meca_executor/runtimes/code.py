@@ -8,13 +8,13 @@ on its own.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import os
 import re
 import sys
 from typing import TYPE_CHECKING
 
+from ..folders import make_locked, remove_abandoned
 from ..wire.code import MalformedCode, digest_of, head_of, unpack
 
 if TYPE_CHECKING:
@@ -99,12 +99,8 @@ class Code:
 
     def _make_folder(self) -> None:
         with contextlib.suppress(OSError):  # nobody's task fails for what others have left
-            _remove_abandoned(os.path.dirname(self._folder))
-        new = self._folder + ".new"  # not seen as abandoned before it is locked
-        os.mkdir(new, 0o700)
-        self._lock = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(new, self._folder)
+            remove_abandoned(os.path.dirname(self._folder), _NAME, remove_folder)
+        self._lock = make_locked(self._folder)
 
 
 def _is_in_place(head: Head) -> bool:
@@ -123,21 +119,3 @@ def _is_in_place(head: Head) -> bool:
 def _content(file: str) -> bytes:
     with open(file, "rb") as opened:
         return opened.read()
-
-
-def _remove_abandoned(parent: str) -> None:
-    """Remove the folders of workers of this user that are gone."""
-    with os.scandir(parent) as entries:
-        names = [entry.path for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
-    for path in names:
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:  # another user's, or just removed
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_folder(path)
-        except OSError:
-            continue  # its worker lives
-        finally:
-            os.close(handle)

@@ -36,6 +36,7 @@ FLOORS = {
     "errors": GROUND,
     "settings": GROUND,
     "keys": GROUND,
+    "folders": GROUND,
     "wire": 1,
     "policy": 2,
     "client": 3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meca_executor.kernels.tape import ENTRY_BYTES, Reader, Tape
+from meca_executor.kernels.tape import ENTRY_BYTES, Allowance, Reader, Tape
 
 
 def out(text: str) -> tuple[dict[str, str], bytes]:
@@ -72,11 +72,47 @@ def test_what_cannot_wait_is_cut_with_a_mark() -> None:
 
 
 def test_the_limit_of_a_runs_output_is_marked() -> None:
-    tape = Tape(allowed=10)
+    tape = Tape(allowance=Allowance(10))
     tape.say(*out("12345678"))
     tape.say(*out("abcdef"))
+    tape.say(*out("x"))
     tape.tell({"t": "end"})
-    assert [(kind, body) for kind, body in said(tape)] == [("stdout", b"12345678"), ("cut", b""), ("end", b"")]
+    assert said(tape) == [("stdout", b"12345678ab"), ("cut", b""), ("end", b"")]
+    assert [entry.head for entry in tape.after(0)][1] == {"t": "cut", "bytes": 5, "why": "total"}
+
+
+def test_output_beyond_the_rate_is_cut_where_it_was_and_counted() -> None:
+    now = 100.0
+    tape = Tape(allowance=Allowance(None, 10, lambda: now))
+    tape.say(*out("x" * 50))  # four seconds' worth at once
+    tape.say(*out("lost"))
+    now += 0.5
+    tape.say(*out("five!more"))
+    now += 1000.0
+    tape.say(*out("y" * 41))
+    assert [(entry.head["t"], entry.head.get("bytes"), entry.body) for entry in tape.after(0)] == [
+        ("stdout", None, b"x" * 40),
+        ("cut", 14, b""),
+        ("stdout", None, b"five!"),
+        ("cut", 4, b""),
+        ("stdout", None, b"y" * 40),
+    ]
+    tape.end({"t": "end"})
+    assert [entry.head for entry in tape.after(0)][-2] == {"t": "cut", "bytes": 1, "why": "rate"}
+
+
+def test_a_picture_is_cut_as_a_whole() -> None:
+    tape = Tape(allowance=Allowance(10))
+    tape.say({"t": "media"}, b"x" * 11)
+    tape.end({"t": "end"})
+    assert [(entry.head["t"], len(entry.body)) for entry in tape.after(0)] == [("cut", 0), ("end", 0)]
+
+
+def test_nothing_is_cut_without_limits() -> None:
+    tape = Tape(allowance=Allowance(None, None, lambda: 0.0))
+    for _ in range(100):
+        tape.say(*out("x" * 100_000))
+    assert "cut" not in {entry.head["t"] for entry in tape.after(0)}
 
 
 def test_the_end_is_never_forgotten() -> None:
