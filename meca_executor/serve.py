@@ -27,6 +27,7 @@ from .gateway.owners import Owners
 from .gateway.server import Server
 from .kernels.service import KernelService
 from .runtimes.apps import Apps
+from .runtimes.boxes import Boxes
 from .runtimes.choice import AppsAndContainers
 from .runtimes.containers import Containers
 from .runtimes.engine_settings import EngineSettings
@@ -80,6 +81,7 @@ class Gateway:
         trust_all_keys: Functions of several owners may run side by side, all as this process's user.
         engine: How containers run; None is the usual way, where an engine is.
         images: Images that programs on the old SDK may run, besides the apps.
+        kernel_images: Language -> image of isolated kernels, where it is not the usual one.
 
     Raises:
         UsageError: The journal is damaged.
@@ -98,6 +100,7 @@ class Gateway:
         trust_all_keys: bool = False,
         engine: EngineSettings | None = None,
         images: Iterable[str] = (),
+        kernel_images: Mapping[str, str] | None = None,
     ) -> None:
         keep_read_buffers()
         slots = core_count() if workers is None else workers
@@ -125,12 +128,15 @@ class Gateway:
         # The embedded gateway serves its one client only.
         offer = Offer(frozenset(map(with_tag, [*apps, *images])), frozenset(engine.runtimes), capacity)
         old_dialect = None if trusting or exposed else offer
-        self._desk = Desk(KernelService(os.environ, self._guardian, owners.why_no_kernels))
+        boxes = Boxes(containers)
+        kernels = KernelService(os.environ, self._guardian, owners.why_no_kernels, boxes, kernel_images)
+        self._desk = Desk(kernels)
         joining = Joining(self._hub, broker, fleet)
         self._server = Server(self._hub, self._owners, joining, old_dialect, behind_proxy, self._desk)
         self.slots = slots
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
+            kernels.house.sweep()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Start to serve, over TLS if there is something to do it with; returns the port."""
@@ -148,7 +154,8 @@ class Gateway:
     async def close(self, grace: float = 0.0) -> bool:
         """End everything, after what is under way when it ends within `grace` seconds; whether it did."""
         done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
-        await asyncio.gather(self._hub.close(), self._desk.close())
+        await self._desk.close()  # its kernels' containers are the hub's
+        await self._hub.close()
         await self._server.close()
         self._guardian.close()
         return done

@@ -19,6 +19,7 @@ from .settings import default_key_file
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
     from pathlib import Path
 
 log = logging.getLogger("meca.gateway")
@@ -45,6 +46,7 @@ class Standing:
         trust_all_keys: Functions run although the key file has several owners.
         engine: How containers of an engine run.
         images: Those that programs on the old SDK may run, besides the apps.
+        kernel_images: Language -> image of isolated kernels, where it is not the usual one.
         idle_exit: Seconds without a session or a kernel, after which it ends; None is never.
     """
 
@@ -62,6 +64,7 @@ class Standing:
     trust_all_keys: bool = False
     engine: EngineSettings = field(default_factory=EngineSettings)
     images: tuple[str, ...] = ()
+    kernel_images: Mapping[str, str] = field(default_factory=dict)
     idle_exit: float | None = None
 
     @property
@@ -111,6 +114,7 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
         trust_all_keys=wanted.trust_all_keys,
         engine=wanted.engine,
         images=wanted.images,
+        kernel_images=wanted.kernel_images,
     )
     broken: list[str] = []
 

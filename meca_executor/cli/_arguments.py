@@ -21,6 +21,11 @@ _ENDPOINT_HELP = (
 )
 
 
+ISOLATE_HELP = (
+    "a new kernel runs in a container of the gateway's engine, and has nothing of that machine but its own folder"
+)
+
+
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--endpoint`, which every verb that talks to a gateway has."""
     parser.add_argument("--endpoint", type=endpoint, metavar="URL", help=_ENDPOINT_HELP)

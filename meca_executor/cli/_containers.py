@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import KernelError
+from ..kernels.languages import PYTHON_IMAGE, boxed
 from ..runtimes.engine_settings import ALLOWED, PULLS, EngineSettings
+from ..settings import why_no_ref
 from ._arguments import amount, seconds, table_of
 
 
@@ -24,6 +27,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="IMAGE",
         help="programs on the old SDK, which have no key, may run IMAGE; may be repeated",
+    )
+    group.add_argument(
+        "--kernel-image",
+        action="append",
+        type=named_image,
+        default=[],
+        metavar="LANG=IMAGE",
+        help="what isolated kernels of LANG are made from (default: the official image, such as "
+        f"{PYTHON_IMAGE} for python; with ipykernel in it snippets share their state); may be repeated",
     )
     group.add_argument(
         "--runtime",
@@ -93,3 +105,17 @@ def named_runtime(text: str) -> tuple[str, str]:
     if not (name and equals and runtime):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=ENGINE_RUNTIME, such as microVM=kata")
     return name, runtime
+
+
+def named_image(text: str) -> tuple[str, str]:
+    """Return (language, image) from `LANG=IMAGE`."""
+    name, equals, image = text.partition("=")
+    if not (name and equals and image):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LANG=IMAGE, such as python=my-ipykernel:latest")
+    if (why := why_no_ref(image)) is not None:
+        raise argparse.ArgumentTypeError(why)
+    try:
+        boxed(name, {name: image})
+    except KernelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, image

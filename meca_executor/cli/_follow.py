@@ -60,6 +60,26 @@ def follow(
         raise
 
 
+def begin_kept(core: KernelCore, code: str, mode: str, opts: Mapping[str, Any], timeout: float | None) -> str:
+    """Have something run that goes on without us, and has nothing to read; returns the run's name."""
+
+    async def begin() -> str:
+        state = core.begin(code, mode, opts, None, timeout, b"", keep=True)
+        await state.exchange.next()  # it is there, or why not
+        return state.run
+
+    return portal.submit(begin()).result()
+
+
+def attached(core: KernelCore, run: str | None, after: int) -> RunResult:
+    """Show what a run says, from some entry on, until it ends; returns how it ended. Ctrl-C leaves it alone."""
+    result = portal.submit(core.attach(run, after, None, _show, _write)).result()
+    while result.status == "waiting-input":  # somebody else answers
+        assert core.attached is not None
+        result = portal.submit(core.follow(core.attached, None, _show, _write)).result()
+    return result
+
+
 async def _begin(core: KernelCore, code: str, mode: str, opts: Mapping[str, Any], timeout: float | None) -> RunState:
     return core.begin(code, mode, opts, None, timeout)
 

@@ -24,14 +24,14 @@ DETACH = b"\x1d"  #: Ctrl-]
 CHUNK = 4096
 
 
-def live(lang: str | None, token: str | None, endpoint: str | None) -> int:
+def live(lang: str | None, token: str | None, endpoint: str | None, *, isolate: bool = False) -> int:
     """Live in a kernel's shell until it ends, or is left; returns the exit code."""
-    return asyncio.run(_live(lang, token, endpoint))
+    return asyncio.run(_live(lang, token, endpoint, isolate))
 
 
-async def _live(lang: str | None, token: str | None, endpoint: str | None) -> int:
+async def _live(lang: str | None, token: str | None, endpoint: str | None, isolate: bool) -> int:
     lang = lang or await _language(token, endpoint)
-    async with await AsyncKernel.get_or_create(lang, token, endpoint=endpoint) as kernel:
+    async with await AsyncKernel.get_or_create(lang, token, endpoint=endpoint, isolate=isolate) as kernel:
         size = os.get_terminal_size(sys.stdout.fileno())
         pty = kernel.stream_pty(size.lines, size.columns, name=NAME)
         await pty.open()

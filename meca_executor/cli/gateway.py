@@ -142,6 +142,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             trust_all_keys=args.trust_all_keys,
             engine=engine_settings(args),
             images=tuple(args.image),
+            kernel_images=table_of("--kernel-image", args.kernel_image),
             idle_exit=args.idle_exit,
         )
     )

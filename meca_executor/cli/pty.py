@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
-from ._arguments import add_endpoint
+from ._arguments import ISOLATE_HELP, add_endpoint
 
 if TYPE_CHECKING:
     import argparse
@@ -21,6 +21,7 @@ examples:
   meca pty                  a shell that ends with this command
   meca pty -t work          one that can be left and found again
   meca pty lua5 -t work     the same, and the kernel is one for Lua
+  meca pty --isolate        a shell in a container
 
 exit codes: the shell's own; 0 when it was left, 2 wrong arguments, 3 no gateway could be used"""
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("lang", metavar="LANG", nargs="?", help="language of a new kernel (default sh)")
     parser.add_argument("-t", "--client-token", metavar="TOKEN", help="name of a kernel that is kept")
+    parser.add_argument("--isolate", action="store_true", help=ISOLATE_HELP)
     add_endpoint(parser)
 
 
@@ -39,4 +41,4 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         raise UsageError("meca pty needs a terminal; use meca run for pipes")
     from ._terminal import live  # heavy: asyncio
 
-    return live(args.lang, args.client_token, args.endpoint)
+    return live(args.lang, args.client_token, args.endpoint, isolate=args.isolate)

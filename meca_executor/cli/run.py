@@ -6,10 +6,10 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import MecaError, UsageError
-from ._arguments import add_endpoint, amount
+from ._arguments import ISOLATE_HELP, add_endpoint, amount
 from ._status import Status
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ending = parser.add_mutually_exclusive_group()
     ending.add_argument("--rm", action="store_true", help="end the kernel afterwards, also with -t")
     ending.add_argument("--keep", action="store_true", help="keep the kernel, under the token that is shown")
+    ending.add_argument(
+        "--detach", action="store_true", help="keep it, begin the run without input, and leave; see meca kernel logs"
+    )
+    parser.add_argument("--isolate", action="store_true", help=ISOLATE_HELP)
     parser.add_argument("--basedir", type=folder, metavar="DIR", help="folder that FILES are relative to (default: .)")
     parser.add_argument(
         "--download",
@@ -97,12 +101,14 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
 
 def _run(args: argparse.Namespace, status: Status, code: str | None, plan: list[str], reads: bool) -> int:
     from ..kernel import Kernel
+    from ._follow import begin_kept
 
-    token, kept = args.client_token or secrets.token_hex(16), bool(args.client_token or args.keep)
+    kept = bool(args.client_token or args.keep or args.detach)
+    token = args.client_token or secrets.token_hex(16)
     status.info(f"Client session token: {token}")
     status.wait("Connecting to the kernel..." if args.client_token else "Creating a temporary kernel...")
     kernel = Kernel.get_or_create(
-        args.lang, token if kept else None, envs=dict(args.env) or None, endpoint=args.endpoint
+        args.lang, token if kept else None, envs=dict(args.env) or None, endpoint=args.endpoint, isolate=args.isolate
     )
     try:
         status.done(f"Kernel (ID: {kernel.kernel_id}) is ready.")
@@ -110,6 +116,10 @@ def _run(args: argparse.Namespace, status: Status, code: str | None, plan: list[
             status.wait("Uploading source files...")
             kernel.upload(args.files, args.basedir)
             status.done("Uploading done.")
+        if args.detach:
+            run = begin_kept(kernel._core, *_what(args, code, plan), args.timeout)
+            status.done(f"Run {run} goes on; see it with: meca kernel logs {token} --follow")
+            return 0
         result = _execute(kernel, args, code, plan, reads)
         exit_code = told(result, status)
         if args.download:
@@ -129,11 +139,16 @@ def _run(args: argparse.Namespace, status: Status, code: str | None, plan: list[
 def _execute(kernel: Kernel, args: argparse.Namespace, code: str | None, plan: list[str], reads: bool) -> RunResult:
     from ._follow import follow
 
+    return follow(kernel._core, *_what(args, code, plan), args.timeout, reads=reads)
+
+
+def _what(args: argparse.Namespace, code: str | None, plan: list[str]) -> tuple[str, str, dict[str, Any]]:
+    """Return the code, the mode and the options of the run."""
     if code is not None:
-        return follow(kernel._core, code, "query", {}, args.timeout, reads=reads)
+        return code, "query", {}
     opts = {"main": plan[0] if plan else None}
     opts |= {name: value for name, value in (("build", args.build), ("exec", args.exec)) if value is not None}
-    return follow(kernel._core, "", "batch", opts, args.timeout)
+    return "", "batch", opts
 
 
 def told(result: RunResult, status: Status) -> int:
@@ -165,8 +180,11 @@ def checked(args: argparse.Namespace) -> tuple[str | None, bool]:
         raise UsageError("- is a script on standard input, and stands alone")
     if (script or args.code is not None) and (args.build or args.exec):
         raise UsageError("--build and --exec are for FILES")
-    if args.keep and args.client_token is None and args.endpoint == "embedded":
-        raise UsageError("--keep needs a gateway that stays; leave --endpoint embedded away")
+    if (args.keep or args.detach) and args.endpoint == "embedded":
+        option = "--detach" if args.detach else "--keep"
+        raise UsageError(f"{option} needs a gateway that stays; leave --endpoint embedded away")
+    if args.detach and args.download:
+        raise UsageError("--download has nothing to fetch when --detach leaves at once")
     if not script:
         return args.code, True
     raw = sys.stdin.buffer.read()

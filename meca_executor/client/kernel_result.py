@@ -94,7 +94,6 @@ class RunResult(dict[str, Any]):
             text: What a stream says, where a character may have come in two pieces.
         """
         head, kind = note.head, note.head.get("t")
-        self.position = int(head.get("n", self.position))
         if kind in ("stdout", "stderr"):
             return self._say(str(kind), note.body.decode("utf-8", "replace") if text is None else text)
         if kind in ("media", "html"):

@@ -65,7 +65,7 @@ class RunState:
     def __init__(self, exchange: Exchange, run: str) -> None:
         self.exchange = exchange
         self.run = run
-        self.error: str | None = None
+        self.position = 0  #: the number of the last thing that came
 
 
 class KernelCore:
@@ -80,6 +80,7 @@ class KernelCore:
         self.stateful = bool(info.get("stateful"))
         self.closed = False
         self._runs: dict[str, RunState] = {}
+        self.attached: RunState | None = None  #: the run that was attached to last
 
     @classmethod
     async def create(cls, link: KernelLink, request: Mapping[str, Any]) -> KernelCore:
@@ -145,7 +146,7 @@ class KernelCore:
         exchange = self.link.open(self._head("attach", {"run": run_id, "after": after}))
         first = await exchange.next()  # which run it is, or why there is none
         run = str(first.head["run"]) if first is not None else str(run_id)
-        state = self._runs[run] = RunState(exchange, run)
+        state = self._runs[run] = self.attached = RunState(exchange, run)
         try:
             return await self.follow(state, wait, on_output, on_bytes)
         except asyncio.CancelledError:
@@ -213,6 +214,7 @@ class KernelCore:
                 raise
             if note is None:
                 break
+            result.position = state.position = int(note.head.get("n", state.position))
             if on_bytes is not None and note.head.get("t") in decoders:
                 on_bytes(note.head["t"], note.body)
                 continue

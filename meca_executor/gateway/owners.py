@@ -81,5 +81,6 @@ class Owners:
             return None
         return (
             f"kernels are not run here: the gateway's key file has {len(self._known)} owners, and all their kernels "
-            "would run as one system user; have the operator start the gateway with --trust-all-keys"
+            "would run as one system user; give isolate=True (--isolate), so that they run in containers, or have the "
+            "operator start the gateway with --trust-all-keys"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,11 @@ from .runs import INTERRUPTED, NOT_FOUND, TIMEOUT, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from .languages import Found
     from .place import Place, Program
     from .runs import Run
+    from .workfolder import WorkFolder
 
 CHUNK = 64 << 10
 DRAIN_S = 1.0  #: for what was printed before the end; a child that lives on may hold the pipe
@@ -145,11 +146,10 @@ class Steps:
 class SnippetEngine:
     """Runs each snippet as its own program; nothing is kept between them but files."""
 
-    def __init__(self, found: Found, folder: Path, steps: Steps) -> None:
+    def __init__(self, found: Found, folder: WorkFolder, steps: Steps) -> None:
         self._found = found
         self._folder = folder
         self._steps = steps
-        self._count = 0
 
     program: Program | None = None
 
@@ -166,13 +166,11 @@ class SnippetEngine:
         row = self._found.language
         if row is None:
             raise KernelError(f"{self._found.name!r} has no program for a snippet")
-        self._count += 1
-        place = self._folder / f".meca-{self._count}"
-        place.mkdir()
+        place = f".meca-{secrets.token_hex(6)}"
         try:
-            snippet = place / snippet_name(self._found, run.code)
-            snippet.write_text(run.code, encoding="utf-8", errors="surrogateescape")
-            environ = {"TOOL": self._found.tool or "", "SNIPPET": f"./{place.name}/{snippet.name}"}
+            snippet = f"{place}/{snippet_name(self._found, run.code)}"
+            self._folder.write(snippet, run.code.encode("utf-8", "surrogateescape"))
+            environ = {"TOOL": self._found.tool or "", "SNIPPET": f"./{snippet}"}
             deadline = None if run.timeout_s is None else asyncio.get_running_loop().time() + run.timeout_s
             if row.snippet_build:
                 built = await self._steps.step(run, row.snippet_build, environ, deadline)
@@ -184,7 +182,7 @@ class SnippetEngine:
             tty = bool(run.options.get("tty"))
             return await self._steps.step(run, row.snippet, environ, deadline, reads=True, tty=tty)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(self._folder.root / place, ignore_errors=True)
 
     def interrupt(self) -> None:
         """As `Engine`."""

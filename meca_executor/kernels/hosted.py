@@ -94,7 +94,7 @@ class HostedKernel:
 
     def _make_engine(self) -> Engine:
         if self.found.spec is None:
-            return SnippetEngine(self.found, self.folder.root, self._steps)
+            return SnippetEngine(self.found, self.folder, self._steps)
         return JupyterEngine(self.found.spec, self._place, self.log.say)
 
     @property

@@ -13,10 +13,15 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: It has this gateway's Python, and bash.
+PYTHON_IMAGE = f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
 EXTRA = 'pip install "meca-executor[kernels]"'
 
 
@@ -33,6 +38,7 @@ class Language:
     snippet_build: str = ""
     build: str = ""  #: of a folder of files
     run: str = ""
+    image: str = ""  #: that an isolated kernel's container is made from, unless the operator names another one
 
 
 def _script(extension: str, tool: str = '"$TOOL"') -> str:
@@ -72,6 +78,7 @@ def _of_c(name: str, aliases: tuple[str, ...], programs: tuple[str, ...], instal
         snippet='exec "$SNIPPET.out"',
         build=_compiled(f".{name}", "-lm -pthread"),
         run=_RUN_BUILT,
+        image="gcc:latest",
     )
 
 
@@ -84,6 +91,7 @@ LANGUAGES = (
         ".py",
         'exec "$TOOL" "$SNIPPET"',
         run=_script(".py"),
+        image=PYTHON_IMAGE,
     ),
     _of_c("c", (), ("gcc", "cc", "clang"), "install a C compiler (apt-get install gcc)"),
     _of_c("cpp", ("c++",), ("g++", "c++", "clang++"), "install a C++ compiler (apt-get install g++)"),
@@ -98,6 +106,7 @@ LANGUAGES = (
         build="if [ -f Cargo.toml ]; then exec cargo build --release; fi; "
         'f=main.rs; [ -f "$f" ] || f="$MAIN"; exec "$TOOL" -o main "$f"',
         run='for f in target/release/*; do [ -f "$f" ] && [ -x "$f" ] && exec "$f"; done; ' + _RUN_BUILT,
+        image="rust:slim",
     ),
     Language(
         "java",
@@ -110,6 +119,7 @@ LANGUAGES = (
         "find . -name '*.java' -print0 | xargs -0 javac -d .",
         run='if [ -f main/Main.class ]; then exec "$TOOL" main.Main; elif [ -f Main.class ]; then exec "$TOOL" Main; '
         'else exec "$TOOL" -cp . "$(basename "$MAIN" .java)"; fi',
+        image="eclipse-temurin:latest",
     ),
     Language(
         "node",
@@ -119,6 +129,7 @@ LANGUAGES = (
         ".js",
         'exec "$TOOL" "$SNIPPET"',
         run=_script(".js"),
+        image="node:slim",
     ),
     Language(
         "go",
@@ -129,6 +140,7 @@ LANGUAGES = (
         'exec "$TOOL" run "$SNIPPET"',
         build='if [ -f go.mod ]; then exec "$TOOL" build -o main .; fi; exec "$TOOL" build -o main *.go',
         run=_RUN_BUILT,
+        image="golang:latest",
     ),
     Language(
         "lua",
@@ -147,6 +159,7 @@ LANGUAGES = (
         ".sh",
         'exec "$TOOL" "$SNIPPET"',
         run=_script(".sh"),
+        image=PYTHON_IMAGE,
     ),
 )
 
@@ -250,6 +263,40 @@ def lua_spec() -> Any:
         display_name="Lua (lupa)",
         language="lua",
     )
+
+
+def ipython_spec(python: str) -> Any:
+    """Return a kernelspec for a Python that has `ipykernel`; None when this one cannot talk to it."""
+    if not has_jupyter():
+        return None
+    from jupyter_client.kernelspec import KernelSpec
+
+    argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    return KernelSpec(argv=argv, display_name=f"Python ({python})", language="python")
+
+
+def boxed(wanted: str, images: Mapping[str, str]) -> tuple[Found, str]:
+    """Return a language that runs in a container, as far as it is known before there is one; and the image.
+
+    Args:
+        wanted: Its name.
+        images: Language -> image, as the operator says.
+
+    Raises:
+        KernelError: Nothing is known of it, or no image is.
+    """
+    row = next((row for row in LANGUAGES if wanted == row.name or wanted in row.aliases), None)
+    if row is None:
+        known = ", ".join(row.name for row in LANGUAGES)
+        raise KernelError(f"no language {wanted[:80]!r} runs isolated, in a container; there are {known}")
+    names = (wanted, row.name, *row.aliases)
+    image = next((images[name] for name in names if name in images), row.image)
+    if not image:
+        raise KernelError(
+            f"no image for {row.name} is known here; the gateway's operator names one: meca gateway --kernel-image "
+            f"{row.name}=IMAGE"
+        )
+    return Found(row.name, row, None, None, f"in a container of {image}"), image
 
 
 def snippet_name(found: Found, code: str) -> str:

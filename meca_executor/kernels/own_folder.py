@@ -45,8 +45,14 @@ class OwnFolder:
             writes: This end writes; it is open both ways then, so that nothing is at its end before a reader came.
         """
         os.mkfifo(name, 0o600, dir_fd=self.handle)
-        flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(name, flags, dir_fd=self.handle)
+        return self._open(name, os.O_RDWR if writes else os.O_RDONLY)
+
+    def writer(self, name: str) -> int:
+        """Return an end of a named pipe that writes alone, of which there is a reader."""
+        return self._open(name, os.O_WRONLY)
+
+    def _open(self, name: str, flags: int) -> int:
+        handle = os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.handle)
         if stat.S_ISFIFO(os.fstat(handle).st_mode):
             return handle
         os.close(handle)

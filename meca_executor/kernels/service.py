@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from ..wire.kernels import Note
+    from .box import Boxes
     from .hosted import Groups, HostedKernel
 
 MODES = ("query", "batch")
@@ -99,7 +100,9 @@ class KernelService:
     Args:
         environ: The environment that kernels begin with, less our keys.
         groups: Ends their processes if this one is killed; None is nobody.
-        why_not: Says why no code may be run here; None as long as it may.
+        why_not: Says why no code may be run here, but in containers; None as long as it may.
+        boxes: Makes containers for kernels that are to be isolated; None is none.
+        images: Language -> the image of its containers, where it is not the usual one.
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class KernelService:
         environ: Mapping[str, str],
         groups: Groups | None = None,
         why_not: Callable[[], str | None] = lambda: None,
+        boxes: Boxes | None = None,
+        images: Mapping[str, str] | None = None,
     ) -> None:
-        self.house = House(without_secrets(environ), groups)
+        self.house = House(without_secrets(environ), groups, boxes, images)
         self._why_not = why_not
         self._guests: dict[Visitor, Guest] = {}
         self._verbs: dict[str, Callable[[Visitor, Guest, Note], Awaitable[None]]] = {
@@ -125,10 +130,9 @@ class KernelService:
     async def _answer(self, visitor: Visitor, guest: Guest, note: Note) -> None:
         try:
             verb = self._verbs.get(str(note.head.get("do")))
-            if (why := self._why_not()) is not None and note.head["do"] in RUNS_CODE:
-                raise KernelError(why)
             if verb is None:
                 raise KernelError(f"a gateway of this version cannot {str(note.head.get('do'))[:40]!r}")
+            self._check(visitor, note.head)
             await verb(visitor, guest, note)
         except (MecaError, OSError) as error:
             visitor.tell(note.number, Say.FAILED, {"error": kind_of(error), "text": str(error)})
@@ -137,6 +141,16 @@ class KernelService:
         except Exception as error:
             log.exception("a request about a kernel failed")
             visitor.tell(note.number, Say.FAILED, {"error": "kernel", "text": f"a fault of the gateway: {error!r}"})
+
+    def _check(self, visitor: Visitor, head: Mapping[str, Any]) -> None:
+        """Check that code may be run, if that is what is asked for."""
+        if (why := self._why_not()) is None or head["do"] not in RUNS_CODE:
+            return
+        if not (head.get("isolate") if head["do"] == "create" else self._find(visitor, head).isolated):
+            raise KernelError(why)
+
+    def _find(self, visitor: Visitor, head: Mapping[str, Any]) -> HostedKernel:
+        return self.house.find(visitor.owner, str(head["kernel"]))
 
     def room(self, visitor: Visitor) -> None:
         """A visitor has fetched some of what waited for it."""
@@ -178,7 +192,7 @@ class KernelService:
     # -- kernels ------------------------------------------------------------------------------------
 
     def _kernel(self, visitor: Visitor, guest: Guest, note: Note) -> HostedKernel:
-        kernel = self.house.find(visitor.owner, str(note.head["kernel"]))
+        kernel = self._find(visitor, note.head)
         if kernel.id not in guest.used:
             guest.used[kernel.id] = kernel
             kernel.users += 1
@@ -189,7 +203,8 @@ class KernelService:
         token = None if head.get("token") is None else checked_token(head["token"])
         env = {str(name): str(value) for name, value in dict(head.get("env") or {}).items()}
         limits = dict(head.get("limits") or {})
-        kernel, created = await self.house.get_or_create(visitor.owner, token, str(head["lang"]), env, limits)
+        wanted = visitor.owner, token, str(head["lang"]), env, limits, bool(head.get("isolate"))
+        kernel, created = await self.house.get_or_create(*wanted)
         if self._guests.get(visitor) is not guest:
             if created and token is None:
                 kernel.end("its client is gone")
@@ -201,7 +216,7 @@ class KernelService:
         visitor.tell(note.number, Say.REPLY, {**kernel.info(), "created": created})
 
     async def _do_destroy(self, visitor: Visitor, guest: Guest, note: Note) -> None:
-        kernel = self.house.find(visitor.owner, str(note.head["kernel"]))
+        kernel = self._find(visitor, note.head)
         info = kernel.info()
         kernel.end("it was destroyed")
         await kernel.ended()

@@ -192,6 +192,12 @@ class Containers:
         self._engine = engine
         return engine
 
+    def prepared(self, ref: str) -> asyncio.Task[Engine | Failure]:
+        """Return what sees to it that an image is there, one for all that wait; it gives the engine, or why not."""
+        if (engine := self._images.get(ref)) is None:
+            engine = self._images[ref] = asyncio.get_running_loop().create_task(self._prepared(ref))
+        return engine
+
     async def _prepared(self, ref: str) -> Engine | Failure:
         """See to it that an image is there; the engine that has it, or why there is none."""
         try:
@@ -243,9 +249,7 @@ class Containers:
 
     def _start(self, todo: Start) -> None:
         number, shape = todo.container, todo.shape
-        loop = asyncio.get_running_loop()
-        if (engine := self._images.get(shape.image)) is None:
-            engine = self._images[shape.image] = loop.create_task(self._prepared(shape.image))
+        engine = self.prepared(shape.image)
         name = container_name(shape.image, secrets.token_hex(6))
         plan = Plan(name, shape.image, shape.runtime, dict(shape.resource), todo.gpus)
         container = self._running[number] = RunningContainer(engine, plan, self.settings.ready_s)

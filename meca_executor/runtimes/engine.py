@@ -45,6 +45,17 @@ class Plan(NamedTuple):
     runtime: str | None  #: the engine's name for it
     resource: dict[str, float]
     gpus: tuple[int, ...] = ()
+    box: BoxPlan | None = None
+
+
+class BoxPlan(NamedTuple):
+    """What a container is besides, in which a kernel's programs are started."""
+
+    first: tuple[str, ...]  #: its first process
+    folders: dict[str, str]  #: here -> there
+    workdir: str
+    environ: dict[str, str]
+    open_files: int
 
 
 class Ended(NamedTuple):
@@ -73,7 +84,7 @@ class Engine:
         self.owner = this_process()
         self._networks: set[str] = set()
         self._lock = threading.Lock()
-        with _told(f"connect to {url}"):
+        with told(f"connect to {url}"):
             options = docker.utils.kwargs_from_env() if os.environ.get("DOCKER_HOST") == url else {"base_url": url}
             self._docker = docker
             self._options = options
@@ -91,7 +102,7 @@ class Engine:
     def has_image(self, ref: str) -> bool:
         """Return whether the engine has an image already."""
         try:
-            with _told(ref):
+            with told(ref):
                 self._client.inspect_image(ref)
         except EngineError as error:
             if error.missing:
@@ -105,7 +116,7 @@ class Engine:
         client = self._connect(self.settings.pull_s)
         layers: dict[str, tuple[int, int]] = {}
         try:
-            with _told("pull"):
+            with told("pull"):
                 for event in client.pull(repository, tag=tag, stream=True, decode=True):
                     if "error" in event:
                         raise engine_said(str(event["error"]))
@@ -119,7 +130,7 @@ class Engine:
 
     def build(self, folder: str, tag: str) -> Iterator[str]:
         """Build an image from a folder with a Dockerfile; yields what the engine says, line by line."""
-        with _told("build"):
+        with told("build"):
             for event in self._client.build(path=folder, tag=tag, rm=True, forcerm=True, decode=True, timeout=None):
                 if "error" in event:
                     raise engine_said(str(event["error"]))
@@ -132,13 +143,13 @@ class Engine:
         """Make a container, which does not run yet."""
         network = self.network()
         try:
-            with _told("create"):
+            with told("create"):
                 self._create(plan, network)
         except EngineError as error:
             if "network" not in str(error):
                 raise
             self._networks.clear()  # another gateway has just ended, and took the network with it
-            with _told("create"):
+            with told("create"):
                 self._create(plan, self.network())
 
     def _create(self, plan: Plan, network: str) -> None:
@@ -153,23 +164,29 @@ class Engine:
             host_config=host,
             labels={LABEL: str(self.owner)},
             use_config_proxy=False,
+            **({} if plan.box is None else box_options(plan.box, self._user())),
         )
+
+    def _user(self) -> str:
+        """Return who has this user's rights to files in a container: by number, or its root where the user is that."""
+        rootless = any("rootless" in one for one in self._client.info().get("SecurityOptions") or ())
+        return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
     def attach(self, name: str) -> Iterator[tuple[bytes | None, bytes | None]]:
         """Return what a container writes from now on, as pairs of stdout and stderr; it ends with the container."""
-        with _told("attach"):
+        with told("attach"):
             return pieces(self._client.attach(name, stream=True, demux=True))
 
     def start(self, name: str) -> str:
         """Start a container and return its address."""
-        with _told("start"):
+        with told("start"):
             self._client.start(name)
             networks = self._client.inspect_container(name)["NetworkSettings"]["Networks"]
         return next((str(one["IPAddress"]) for one in networks.values() if one["IPAddress"]), "")
 
     def wait(self, name: str) -> Ended:
         """Return when a container has ended; there is no limit to that."""
-        with _told("wait"):
+        with told("wait"):
             code = int(self._client.wait(name, timeout=None)["StatusCode"])
             state = self._client.inspect_container(name)["State"]
         return Ended(code, bool(state.get("OOMKilled")))
@@ -177,7 +194,7 @@ class Engine:
     def remove(self, name: str) -> None:
         """End a container and remove it, with all that it wrote; one that is not there is as good."""
         try:
-            with _told("remove"):
+            with told("remove"):
                 self._client.remove_container(name, force=True, v=True)
         except EngineError as error:
             if not error.missing and "already in progress" not in str(error):
@@ -191,7 +208,7 @@ class Engine:
         name = "meca-open" if open_ else "meca-internal"
         with self._lock:
             if name not in self._networks:
-                with _told("network"):
+                with told("network"):
                     if not self._has_network(name, open_):
                         self._make_network(name, open_)
                 self._networks.add(name)
@@ -222,7 +239,7 @@ class Engine:
 
     def sweep(self) -> list[str]:
         """Remove the containers of gateways that ended without doing it; returns their names."""
-        with _told("list"):
+        with told("list"):
             found = self._client.containers(all=True, filters={"label": LABEL})
         left = []
         for one in found:
@@ -235,12 +252,12 @@ class Engine:
 
     def tidy(self) -> None:
         """Remove what is left of this process's containers, and our networks if nobody is on them."""
-        with _told("list"):
+        with told("list"):
             mine = self._client.containers(all=True, filters={"label": f"{LABEL}={self.owner}"})
         for one in mine:
             self.remove(one["Id"])
         for name in list(self._networks):
-            with contextlib.suppress(EngineError), _told("network"):
+            with contextlib.suppress(EngineError), told("network"):
                 self._client.remove_network(name)
 
 
@@ -259,11 +276,27 @@ def host_options(plan: Plan, allow: Iterable[str]) -> dict[str, Any]:
         options["pids_limit"] = PIDS_MOST
     if cpu := plan.resource.get("cpu"):
         options["nano_cpus"] = max(1, round(cpu * 1e9))
+    if plan.box is not None:
+        binds = {here: {"bind": there, "mode": "rw"} for here, there in plan.box.folders.items()}
+        files = [{"Name": "nofile", "Soft": plan.box.open_files, "Hard": plan.box.open_files}]
+        options |= {"binds": binds, "ulimits": files, "auto_remove": True}
     if memory := plan.resource.get("memory"):
         limit = round(memory * (1 << 20))
         # Without swap: what does not fit is ended, not slowed down.
         options |= {"mem_limit": limit, "memswap_limit": limit, "shm_size": max(SHARED_BYTES, limit // 2)}
     return options
+
+
+def box_options(plan: BoxPlan, user: str) -> dict[str, Any]:
+    """Return what is said about a kernel's container that is not about its limits."""
+    return {
+        "entrypoint": list(plan.first),
+        "user": user,
+        "working_dir": plan.workdir,
+        "environment": plan.environ,
+        "stdin_open": True,  # and closed when whoever holds it is gone
+        "network_disabled": False,
+    }
 
 
 def pieces(stream: Any) -> Iterator[tuple[bytes | None, bytes | None]]:
@@ -323,7 +356,7 @@ def engine_said(text: str, *, missing: bool = False) -> EngineError:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Make what the `docker` package raises an EngineError."""
     import docker
     import requests

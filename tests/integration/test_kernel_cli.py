@@ -14,8 +14,8 @@ import pytest
 from meca_executor import background
 from tests.helpers.waiting import wait_until
 
+from .kernel_programs import C_PROGRAM, needs_gcc, write_all
 from .standing import standing_gateway
-from .test_kernels import C_PROGRAM, needs_gcc, write_all
 
 pexpect = pytest.importorskip("pexpect", reason="needs pexpect")
 pyte = pytest.importorskip("pyte", reason="needs pyte")
@@ -231,6 +231,27 @@ def test_a_kept_kernel_from_run_to_run(own_state: Path) -> None:
     gone = meca("kernel", "logs", "work", cwd=own_state)
     assert gone.returncode == 1
     assert "there is no kernel 'work'" in gone.stderr
+
+
+def test_a_run_goes_on_without_its_command_and_is_followed(own_state: Path) -> None:
+    gate = own_state / "gate"
+    code = f"echo one; while [ ! -e {gate} ]; do sleep 0.05; done; echo two; exit 4"
+    begun = meca("run", "sh", "-t", "bg", "--detach", "-c", code, cwd=own_state)
+    assert (begun.returncode, begun.stdout) == (0, "")
+    assert "goes on; see it with: meca kernel logs bg --follow" in begun.stderr
+    screen = Screen(["kernel", "logs", "bg", "--follow"], own_state)
+    screen.expect("one")
+    screen.child.sendintr()
+    assert screen.end() == 130
+    words = re.search(r"--follow --run (\w+) --after (\d+)", " ".join(screen.text.split()))
+    assert words
+    gate.touch()
+    rest = meca("kernel", "logs", "bg", "--follow", "--run", words[1], "--after", words[2], cwd=own_state)
+    assert (rest.returncode, rest.stdout) == (4, "two\n")
+    assert meca("kernel", "logs", "bg", "--follow", cwd=own_state).stdout == "one\ntwo\n"
+    wrong = meca("kernel", "logs", "bg", "--follow", "--run", "none", cwd=own_state)
+    assert (wrong.returncode, "has no run 'none' any more" in wrong.stderr) == (125, True)
+    assert meca("kernel", "rm", "bg", cwd=own_state).returncode == 0
 
 
 def test_no_kernel_is_kept_yet(own_state: Path) -> None:

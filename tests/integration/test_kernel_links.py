@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from .standing import standing_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.helpers.proxy import Proxy
 
     from .standing import Standing
 
@@ -51,6 +54,110 @@ def test_a_link_that_drops_loses_no_line(gateway: Standing, tmp_path: Path) -> N
             link.up()
         seen = future.result(LIMIT).stdout.splitlines()
     assert seen == [str(number) for number in range(1, 10_001)]
+
+
+CUT_S = 5.0
+
+
+def test_a_link_cut_for_five_seconds_during_ten_thousand_lines(gateway: Standing, tmp_path: Path) -> None:
+    """Of a console and of a terminal: each byte is there, once, in order; most of them were made meanwhile."""
+    gate, made = tmp_path / "gate", tmp_path / "made"
+    program = f"stty -opost 2>/dev/null; {lines(gate, 10_000)}; touch {made}-$1"
+    whole = "".join(f"{number}\n" for number in range(1, 10_001))
+
+    async def terminal(link: Proxy, began: asyncio.Event) -> str:
+        async with await AsyncKernel.get_or_create("sh", endpoint=link.url) as kernel:
+            async with kernel.stream_pty(command=["sh", "-c", program, "sh", "pty"]) as pty:
+                seen = await read_until(pty, b"5000\n")
+                began.set()
+                return (seen + b"".join([data async for data in pty])).decode()
+
+    async def console(link: Proxy, began: asyncio.Event) -> str:
+        async with await AsyncKernel.get_or_create("sh", endpoint=link.url) as kernel:
+
+            def sink(kind: str, data: str) -> None:
+                if data.endswith("5000\n"):
+                    began.set()
+
+            result = await kernel.execute(f"set -- console; {program}", on_output=sink)
+            assert result.exit_code == 0
+            return result.stdout
+
+    async def live(link: Proxy) -> list[str]:
+        began = [asyncio.Event(), asyncio.Event()]
+        both = asyncio.gather(terminal(link, began[0]), console(link, began[1]))
+        await asyncio.wait_for(asyncio.gather(*(one.wait() for one in began)), LIMIT)
+        link.down()
+        since = time.monotonic()
+        gate.touch()
+        waited = lambda: made_all() and time.monotonic() - since >= CUT_S and link.refused  # noqa: E731
+        await asyncio.to_thread(wait_until, waited, "the rest is made while the link is down", LIMIT)
+        link.up()
+        return list(await asyncio.wait_for(both, LIMIT))
+
+    def made_all() -> bool:
+        return Path(f"{made}-pty").exists() and Path(f"{made}-console").exists()
+
+    with proxy(gateway.port) as link:
+        assert asyncio.run(live(link)) == [whole, whole]
+
+
+def test_another_program_follows_a_run(gateway: Standing, tmp_path: Path) -> None:
+    """Who began it has gone; who comes has all of it, or what came after some point, and how it ended."""
+    gate, mark = tmp_path / "gate", tmp_path / "mark"
+    code = f"echo first; touch {mark}; while [ ! -e {gate} ]; do sleep 0.05; done; echo second; exit 3"
+    with Kernel.get_or_create("sh", "follow", endpoint=gateway.url) as kernel:
+        kernel.submit(code, run_id="mine", keep=True)
+        wait_until(mark.exists, "it runs", LIMIT)
+    with Kernel.get_or_create("sh", "follow", endpoint=gateway.url) as kernel:
+        assert kernel.get_info()["runs"][0].items() >= {"run": "mine", "status": "running"}.items()
+        seen: list[str] = []
+        part = kernel.attach(wait=0.2, on_output=lambda kind, data: seen.append(data))
+        assert (part.status, part.stdout, part["runId"], seen) == ("continued", "first\n", "mine", ["first\n"])
+    with Kernel.get_or_create("sh", "follow", endpoint=gateway.url) as kernel:
+        gate.touch()
+        rest = kernel.attach("mine", after=part.position)
+        assert (rest.status, rest.stdout, rest.exit_code) == ("finished", "second\n", 3)
+        again = kernel.attach()
+        assert (again.stdout, again.exit_code, again.position) == ("first\nsecond\n", 3, rest.position)
+        with pytest.raises(KernelError, match="the kernel has no run 'other' any more"):
+            kernel.attach("other")
+        kernel.destroy()
+
+
+def test_a_run_that_nobody_follows_any_more_is_interrupted(gateway: Standing, tmp_path: Path) -> None:
+    """Unless somebody else does; then with that one."""
+    mark = tmp_path / "mark"
+    with Kernel.get_or_create("sh", "t", endpoint=gateway.url) as first:
+        first.submit(f"touch {mark}; sleep 600", run_id="r")
+        wait_until(mark.exists, "it runs", LIMIT)
+        with proxy(gateway.port) as link:  # another way: a session of its own
+            second = Kernel.get_or_create("sh", "t", endpoint=link.url)
+            assert second.attach(wait=0.01).status == "continued"
+            first.close()
+            assert second.attach(wait=0.01).status == "continued"
+            assert second.get_info()["run"] == "r"
+            second.close()
+    with Kernel.get_or_create("sh", "t", endpoint=gateway.url) as third:
+        assert third.attach("r", wait=LIMIT).status == "interrupted"
+        third.destroy()
+
+
+def test_leaving_the_follower_alone_does_not_end_the_run(gateway: Standing, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    async def live() -> None:
+        async with await AsyncKernel.get_or_create("sh", "t", endpoint=gateway.url) as kernel:
+            run = asyncio.create_task(kernel.execute(f"while [ ! -e {gate} ]; do sleep 0.05; done; echo ok"))
+            while (await kernel.get_info())["run"] is None:  # noqa: ASYNC110  # the gateway has no event for it
+                await asyncio.sleep(0.01)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(kernel.attach(), 0.1)
+            gate.touch()
+            assert (await asyncio.wait_for(run, LIMIT)).stdout == "ok\n"
+            await kernel.destroy()
+
+    asyncio.run(live())
 
 
 def test_a_link_that_is_cut_again_and_again(gateway: Standing, tmp_path: Path) -> None:
