@@ -5,8 +5,9 @@
 - Ready: from the wish for a Python kernel to the answer of its first cell. Ours starts its gateway within that time.
 - Cell: `1`, one after the other, on a warm kernel; median.
 - Output: 64 MiB that a program writes, until all of it is here; the pipe is `subprocess` and `read()`.
-- Many: 20 Python kernels at once, until each has answered a cell; and the resident memory of each, with its share of
-  the gateway. Memory that processes have in common counts in each.
+- Many: 50 Python kernels at once (fewer with fewer --tasks, or where the machine has not 100 MiB for each: the table
+  says how many), until each has answered a cell; and the memory of each, with its share of the gateway: PSS, in which
+  memory that several processes have in common counts once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ PIPE = Peer("pipe", "subprocess", "Popen")
 
 OUTPUT_MIB = 64
 WRITE = f"head -c {OUTPUT_MIB * MIB} /dev/zero | tr '\\0' x"
-MANY = 20
+MANY = 50
+EACH_MIB = 100  #: of free memory, that a kernel wants at most
 ANSWER_S = 60.0
 
 
@@ -114,37 +116,54 @@ def rate(size: int, seconds: float) -> float:
 
 def measure_many(peer: Peer, options: Options) -> Figures:
     """Answer what many kernels at once take."""
-    if not os.path.isdir("/proc/self"):
-        raise Missing("memory is read from /proc")
-    with ThreadPoolExecutor(MANY) as pool:
-        began = [pool.submit(ours if peer is MECA else plain) for _ in range(MANY)]
+    if not os.path.isfile("/proc/self/smaps_rollup"):
+        raise Missing("memory is read from /proc/PID/smaps_rollup")
+    many = max(1, min(MANY, options.tasks, int(free_mib() / EACH_MIB)))
+    with ThreadPoolExecutor(many) as pool:
+        began = [pool.submit(ours if peer is MECA else plain) for _ in range(many)]
         kernels, seconds = timed(lambda: [future.result() for future in began])
-        memory = children_mib() / MANY
+        memory = children_mib() / many
         list(pool.map(lambda kernel: kernel[0](), kernels))
-    return {"many": seconds, "memory": memory}
+    return {"kernels": many, "many": seconds, "memory": memory}
+
+
+def free_mib() -> float:
+    """Return the memory that programs can still have here."""
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:")) / 1024
 
 
 def children_mib() -> float:
-    """Return the resident memory of all that comes from this process."""
-    parents, sizes = dict[int, int](), dict[int, int]()
+    """Return the memory of all that comes from this process, each page divided among those who have it."""
+    parents = dict[int, int]()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue  # gone meanwhile
-        parents[pid], sizes[pid] = int(fields[1]), int(fields[21])
+        parents[pid] = int(fields[1])
     mine = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= more
-    return sum(sizes[pid] for pid in mine - {os.getpid()}) * os.sysconf("SC_PAGE_SIZE") / MIB
+    return sum(map(pss_mib, mine - {os.getpid()}))
+
+
+def pss_mib(pid: int) -> float:
+    """Return a process's share of memory; nothing when it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+    except OSError:
+        return 0.0
 
 
 READY = Question("ready", "a Python kernel, to its first answer", "ms", "lower")
 CELL = Question("cell", "a simple cell, p50", "ms", "lower", (Limit(JUPYTER.name, 1.2),))
 OUTPUT = Question("output", f"{OUTPUT_MIB} MiB of output", "MB/s", "higher")
-ALL_READY = Question("many", f"{MANY} Python kernels at once", "s", "lower")
-MEMORY = Question("memory", f"memory of each of {MANY}", "MiB", "lower")
+KERNELS = Question("kernels", f"Python kernels at once, of {MANY}", "kernels", "higher")
+ALL_READY = Question("many", "all of these, to their first answers", "s", "lower")
+MEMORY = Question("memory", "memory of each of these (PSS)", "MiB", "lower")
 
 SCRIPT = Script(
     name="kernels",
@@ -152,7 +171,7 @@ SCRIPT = Script(
     parts=(
         Part("cells", (READY, CELL), (JUPYTER, MECA), measure_cells),
         Part("output", (OUTPUT,), (PIPE, MECA), measure_output),
-        Part("many", (ALL_READY, MEMORY), (JUPYTER, MECA), measure_many),
+        Part("many", (KERNELS, ALL_READY, MEMORY), (JUPYTER, MECA), measure_many),
     ),
     controls=(JUPYTER, PIPE),
     tasks=100,

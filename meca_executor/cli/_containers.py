@@ -29,15 +29,6 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="programs on the old SDK, which have no key, may run IMAGE; may be repeated",
     )
     group.add_argument(
-        "--kernel-image",
-        action="append",
-        type=named_image,
-        default=[],
-        metavar="LANG=IMAGE",
-        help="what isolated kernels of LANG are made from (default: the official image, such as "
-        f"{PYTHON_IMAGE} for python; with ipykernel in it snippets share their state); may be repeated",
-    )
-    group.add_argument(
         "--runtime",
         action="append",
         type=named_runtime,
@@ -79,6 +70,19 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default=EngineSettings.pull_s,
         metavar="S",
         help="seconds that a pull may take (default %(default)g)",
+    )
+
+
+def add_kernel_image(parser: argparse.ArgumentParser) -> None:
+    """Add what isolated kernels run in."""
+    parser.add_argument(
+        "--kernel-image",
+        action="append",
+        type=named_image,
+        default=[],
+        metavar="LANG=IMAGE",
+        help="what isolated kernels of LANG are made from (default: the official image, such as "
+        f"{PYTHON_IMAGE} for python; with ipykernel in it snippets share their state); may be repeated",
     )
 
 

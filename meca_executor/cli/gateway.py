@@ -8,7 +8,7 @@ from typing import TextIO
 
 from ..settings import DEFAULT_PORT
 from ._arguments import amount, count, count_or_none, named_app, port, seconds, table_of
-from ._containers import add_engine_options, engine_settings
+from ._containers import add_engine_options, add_kernel_image, engine_settings
 
 SUMMARY = "run a gateway that many programs can use, until it is told to end"
 
@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
     add_background(parser)
+    add_kernel_image(parser)
     add_engine_options(parser)
 
 

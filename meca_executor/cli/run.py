@@ -30,12 +30,17 @@ Without -t the kernel is a temporary one. With -t TOKEN it is kept, and the next
 without an endpoint such kernels live on your background gateway (meca gateway --background, --stop). Files: 1,000 of
 256 MiB at most, and 1 GiB together.
 
+With --detach the run goes on when this command has ended; meca kernel logs TOKEN --follow shows it. With --isolate a
+new kernel runs in a container: in its own folder, without a network, and without anything else of the machine.
+
 examples:
   meca run python3 -c "print('hello world')"
   meca run c main.c mylib.c mylib.h
   meca run python3 -t work -c "x = 1"; meca run python3 -t work -c "print(x)"
   meca run cpp src --build "make -C src" --exec ./src/prog --download 'out/*.png'
   echo 'print(1)' | meca run lua5 -
+  meca run python3 --isolate main.py
+  meca run python3 -t train --detach main.py; meca kernel logs train --follow
 
 exit codes: the program's own; 1 an uncaught error, 2 wrong arguments, 124 --timeout was reached, 125 a fault of meca
 or an unknown language, 127 the build failed or there is no such program, 130 interrupted"""

@@ -207,6 +207,11 @@ class BoxedPlace:
                 await self._box.begin([*SH, f"kill -s {name} -- -{group}"], {})
 
     @property
+    def over(self) -> asyncio.Future[Any]:
+        """Done when the container has ended."""
+        return self._watching or asyncio.get_running_loop().create_future()
+
+    @property
     def shell(self) -> list[str]:
         """As `Place`."""
         return [*SH, "command -v bash >/dev/null && exec bash; exec sh"]

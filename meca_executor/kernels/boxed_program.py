@@ -97,10 +97,11 @@ class BoxedProgram:
         Raises:
             KernelError: It does not.
         """
-        await asyncio.wait((self._number, self._code), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        either = self._number, self._code, self._place.over
+        await asyncio.wait(either, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._number.done():
-            why = "" if not self._code.done() else ": it ended at once"
-            raise KernelError(f"a program does not start in the container within {START_S:g} s{why}")
+            why = self._place.died or f"it does not begin within {START_S:g} s"
+            raise KernelError(f"a program does not start in the container: {why}")
 
     @property
     def running(self) -> bool:

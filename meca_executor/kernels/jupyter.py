@@ -329,6 +329,8 @@ class JupyterEngine:
                 with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(program.ended(), END_S)
             program.signal(signal.SIGKILL)
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(program.ended(), ANSWER_S)
             await program.end()
         self._death = self._death or "it was ended"
         self._dead.set()

@@ -77,6 +77,15 @@ class Images:
             self._build(name, EXAMPLES / name)
         return self._made[name]
 
+    def of_dockerfile(self, name: str, text: str) -> str:
+        """Return the image that a Dockerfile makes."""
+        if name not in self._made:
+            folder = self._folder / name
+            folder.mkdir()
+            (folder / "Dockerfile").write_text(text)
+            self._build(name, folder)
+        return self._made[name]
+
     def _build(self, name: str, folder: Path) -> None:
         tag = f"meca-test-{name}:run-{os.getpid()}"
         with contextlib.closing(Engine(self._url, EngineSettings())) as engine:
