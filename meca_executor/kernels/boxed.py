@@ -204,7 +204,7 @@ class BoxedPlace:
         if self._box is not None and self.died is None:
             name = signal.Signals(number).name.removeprefix("SIG")
             with contextlib.suppress(KernelError):  # it has ended meanwhile
-                await self._box.begin([*SH, f"kill -s {name} -- -{group}"], {})
+                await self._box.begin([*SH, f"kill -s {name} -- -{group} 2>/dev/null || kill -s {name} {group}"], {})
 
     @property
     def over(self) -> asyncio.Future[Any]:

@@ -34,15 +34,14 @@ exec 9>"$p.x"
 case $way in
   reads) exec <"$p.0" >"$p.1" 2>"$p.2" ;;
   closed) exec </dev/null >"$p.1" 2>"$p.2" ;;
-  quiet) exec 2>"$p.2" ;;
+  quiet) exec 2>"$p.2"; stty -echo -opost rows $rows cols $columns 2>/dev/null ;;
+  screen) stty rows $rows cols $columns 2>/dev/null ;;
 esac
+exec 8>&2 2>/dev/null # what this shell says of how a program ended is not the program's
 echo $$ >&9
 trap : HUP INT QUIT TERM
-case $way in
-  quiet) read go <"$p.g"; stty -echo -opost rows $rows cols $columns 2>/dev/null ;;
-  screen) read go <"$p.g"; stty rows $rows cols $columns 2>/dev/null ;;
-esac
-"$@" 9>&-
+case $way in quiet | screen) read go <"$p.g" ;; esac
+(exec "$@" 2>&8 8>&- 9>&-)
 code=$?
 cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control >&9 2>/dev/null
 echo "code $code" >&9

@@ -82,7 +82,8 @@ class JupyterEngine:
             environ = self._environ(inside)
             program = self._program = await self._place.start(self._argv(f"{inside}.json"), environ)
             self._tasks.append(asyncio.create_task(self._watch(program)))
-            self._tasks += [asyncio.create_task(self._listen(handle)) for handle in (program.out, program.err)]
+            self._tasks.append(asyncio.create_task(self._drain(program.out)))
+            self._tasks.append(asyncio.create_task(self._listen(program.err)))
             context = self._context = zmq.asyncio.Context()
             client = self._client = AsyncKernelClient(context=context)
             client.load_connection_info({**facts, "ip": f"{private.path}/{self._name}-s"})
@@ -113,6 +114,10 @@ class JupyterEngine:
         # Where the system does not do it, a kernel looks itself whether its parent is there.
         parent = {"JPY_PARENT_PID": str(os.getpid())} if self._place.here else {}
         return {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **parent, **given}  # else debugpy has advice for us
+
+    async def _drain(self, descriptor: int) -> None:
+        async for _ in chunks(descriptor):
+            pass  # what it has to say comes by the protocol
 
     async def _listen(self, descriptor: int) -> None:
         """Read what it says past the protocol, such as a loader's complaint; the end of it is kept."""
