@@ -299,7 +299,6 @@ def box_options(plan: BoxPlan, user: str) -> dict[str, Any]:
         "working_dir": plan.workdir,
         "environment": plan.environ,
         "stdin_open": True,  # and closed when whoever holds it is gone
-        "network_disabled": False,
     }
 
 

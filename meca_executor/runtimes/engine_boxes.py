@@ -27,9 +27,9 @@ class Held:
 
     def close(self) -> None:
         """Close it."""
+        self._stream._response.close()  # and with it the socket; the other way round it would stay
         with contextlib.suppress(OSError):
             self._stream.close()
-        self._stream._response.close()
 
 
 def hold(engine: Engine, name: str) -> Held:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meca_executor import KernelEnded, KernelError
+from meca_executor import GatewayLost, KernelEnded, KernelError
 from meca_executor.asyncio.kernel import AsyncKernel
 from meca_executor.kernel import Kernel
 from meca_executor.keys import add_keys
@@ -159,9 +159,8 @@ def test_a_shell_in_the_container(gateway: Standing) -> None:
             await AsyncKernel.get_or_create("sh", endpoint=gateway.url, isolate=True) as kernel,
             kernel.stream_pty(30, 100) as pty,
         ):
-            await pty.send_stdin("stty size; pwd\n")
-            seen = await asyncio.wait_for(until(pty, b"/work"), LIMIT)
-            assert b"30 100" in seen
+            await pty.send_stdin("echo $(stty size) $(pwd) and''so\n")
+            assert b"30 100 /work andso" in await asyncio.wait_for(until(pty, b"andso"), LIMIT)
             await pty.resize(41, 123)
             await pty.send_stdin("while [ \"$(stty size)\" != '41 123' ]; do sleep 0.05; done; echo fit''s\n")
             await asyncio.wait_for(until(pty, b"fits"), LIMIT)
@@ -241,7 +240,8 @@ def test_neither_an_end_nor_a_kill_leaves_a_container(images: engine.Images, tmp
         folder = Path(kernel.get_info()["folder"])
         gateway.process.kill()
         gateway.process.wait(LIMIT)
-        kernel.close()
+        with pytest.raises(GatewayLost):
+            kernel.close()
         wait_until(lambda: not set(engine.ours()) - before, "its container ends without it", LIMIT)
     with standing_gateway(tmp_path, *words):
         wait_until(lambda: not folder.exists(), "its folder is swept", LIMIT)
