@@ -149,8 +149,9 @@ class Tape:
 
     def end(self, head: dict[str, Any], body: bytes = b"") -> None:
         """Say the last thing."""
+        self._mark_cut()  # a reader that is told of it must not take it for the last
         self.ended = True
-        self.tell(head, body)
+        self._add(head, body)
 
     def _add(self, head: dict[str, Any], body: bytes) -> None:
         last = self._entries[-1] if self._entries else None

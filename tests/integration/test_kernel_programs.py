@@ -119,6 +119,7 @@ def test_output_over_the_limit_is_cut_with_a_mark() -> None:
         cut = 3_000_000 - len(result.stdout)
         assert 0 < len(result.stdout) <= 1 << 20
         assert f"{cut:,} bytes of output are missing here" in result.stderr
+        assert result.exit_code == 0
 
 
 def test_output_over_the_rate_is_cut_with_a_mark() -> None:

@@ -140,3 +140,21 @@ def test_a_reader_is_told_of_each_entry(after: int) -> None:
     tape.readers.append(follower)
     tape.tell({"t": "step", "name": "3"}, b"3")
     assert follower.had == [b"%d" % number for number in range(after, 4)]
+
+
+def test_a_mark_before_the_end_is_not_the_last_thing() -> None:
+    """Who is told of it finds that more comes."""
+    tape = Tape(allowance=Allowance(1))
+
+    class Follower(Reader):
+        had: list[tuple[str, bool]] = []  # noqa: RUF012  # one test, one class
+
+        def pump(self) -> None:
+            for entry in tape.after(self.number):
+                self.number = entry.number
+                self.had.append((entry.head["t"], tape.ended and self.number >= tape.last))
+
+    tape.readers.append(Follower())
+    tape.say(*out("xyz"))
+    tape.end({"t": "end"})
+    assert Follower.had == [("stdout", False), ("cut", False), ("end", True)]
