@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meca_executor import UsageError
+from meca_executor.cli import main
 from meca_executor.cli._arguments import amount, count, endpoint, named_app, port, seconds, table_of
 from meca_executor.cli.gateway import host
 
@@ -75,3 +76,17 @@ def test_table_of() -> None:
     assert table_of("--app", [("a:1", "/x"), ("b:1", "/y")]) == {"a:1": "/x", "b:1": "/y"}
     with pytest.raises(UsageError, match="a:1 is given twice"):
         table_of("--app", [("a:1", "/x"), ("a:1", "/y")])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["lua"], "'lua' is not LANG=IMAGE"),
+        (["cobol74=thing:latest"], "no language 'cobol74' runs isolated"),
+        (["python=bad image"], "bad image"),
+        (["python=a:1", "python=b:1"], "--kernel-image python is given twice: a:1 and b:1"),
+    ],
+)
+def test_a_wrong_image_of_kernels(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateway", *(part for word in words for part in ("--kernel-image", word))]) == 2
+    assert why in capsys.readouterr().err
