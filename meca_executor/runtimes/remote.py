@@ -28,7 +28,7 @@ from ..wire.hosting import (
 )
 from ..wire.parcels import FAILED, SHARED
 from ..wire.payloads import Held
-from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode
+from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode, starts
 from ..wire.segments import map_segment
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Seen:
     revocations: int = 0  #: told
     look: tuple[int, int, float, float] | None = None  #: revocations seen, started, since, when it came
     objects: set[int] = field(default_factory=set)  #: large ones that it was told of
+    calls: int = 0  #: that it has
 
 
 @dataclass(eq=False)
@@ -98,7 +99,9 @@ class RemoteWorkers:
         if (seen := self._workers.get(worker)) is None:
             return
         if kind is Kind.CALLS:
-            batch = encode((ordinal, 0, ref, readable(calls)) for ordinal, _, ref, calls in decode(batch))
+            groups = decode(batch)
+            seen.calls += sum(len(starts(calls)) - 1 for _, _, _, calls in groups)
+            batch = encode((ordinal, 0, ref, readable(calls)) for ordinal, _, ref, calls in groups)
         elif kind is Kind.DEFINE:
             batch = encode(record for one in decode(batch) if (record := self._defined(worker, seen, one)) is not None)
         if batch:
@@ -204,10 +207,13 @@ class RemoteWorkers:
                 self._happened(worker, seen, Event(event), ref, payload)
 
     def _happened(self, worker: int, seen: Seen, event: Event, ref: int, payload: bytes) -> None:
-        if event is Event.OUTCOMES:
-            self._events.on_outcomes(worker, unpack_outcomes(payload))
-        elif event is Event.BLOB:
-            self._events.on_outcomes(worker, self._whole(unpack_outcomes(payload)))
+        if event is Event.OUTCOMES or event is Event.BLOB:
+            outcomes = unpack_outcomes(payload)
+            # Before any of it counts: what comes halfway into the books is lost there.
+            if not len(starts(outcomes.batch)) - 1 == outcomes.total <= seen.calls:
+                raise MalformedBatch(f"{outcomes.total} outcomes of a worker that has {seen.calls} calls")
+            seen.calls -= outcomes.total
+            self._events.on_outcomes(worker, self._whole(outcomes) if event is Event.BLOB else outcomes)
         elif event is Event.LOOK:
             started, elapsed = unpack_look(payload)
             now = time.monotonic()
@@ -215,6 +221,8 @@ class RemoteWorkers:
             if ref == seen.revocations:
                 self._events.on_look(worker, started, now - elapsed)
         elif event is Event.PRINTED:
+            if ref not in (Status.STDOUT, Status.STDERR):
+                raise MalformedBatch(f"text of no stream: {ref}")
             self._events.on_printed(worker, Status(ref), payload)
         elif event is Event.SETUP_FAILED:
             self._events.on_setup_failed(worker, payload.decode("utf-8", "replace"))
@@ -227,7 +235,7 @@ class RemoteWorkers:
 
     def _whole(self, outcomes: Outcomes) -> Outcomes:
         """Return an outcome whose payload came as a blob, which is in our shared memory now."""
-        ((task, status, micros, payload),) = decode(outcomes.batch)
+        task, status, micros, payload = decode(outcomes.batch)[0]
         if (number := mentioned(payload)) is None or (blob := self._arrived.pop(number, None)) is None:
             raise MalformedBatch(f"a result that lies in a blob which did not come: {payload[:20]!r}")
         if blob[0] == FAILED:  # no memory for it here

@@ -45,9 +45,11 @@ def _a_gateway_and_its_host() -> Iterator[None]:
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
-        with standing_gateway(folder, "--workers", "0") as gateway, joined_host(folder, gateway.url, workers=6):
-            patch.setenv(ENDPOINT, gateway.url)
-            yield
+        env = {"TMPDIR": name}  # code that its workers were sent stays there as long as they live
+        with standing_gateway(folder, "--workers", "0") as gateway:
+            with joined_host(folder, gateway.url, workers=6, env=env):
+                patch.setenv(ENDPOINT, gateway.url)
+                yield
 
 
 @dataclass(frozen=True)

@@ -319,3 +319,38 @@ async def test_garbage_is_refused_on_both_sides() -> None:
                 end.on_message(garbage)
     with pytest.raises(ValueError, match="99"):
         pair.agent.on_message(b"R" + encode([(5, 99, 0, b"")]))
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        Outcomes(encode([(7, 0, 1, b"")] * 3), 3, 1, plain=True),
+        Outcomes(encode([(7, 0, 1, b"")]), 2, 1, plain=True),
+        Outcomes(b"half a record", 1, 1, plain=True),
+    ],
+    ids=["more than calls", "fewer than told", "garbage"],
+)
+def test_outcomes_that_cannot_be_are_refused_before_they_count(outcomes: Outcomes) -> None:
+    """The gateway loses no call by them: it gives up the host, and its calls are made again."""
+
+    @in_a_loop
+    async def refused() -> None:
+        pair = Pair()
+        number = await pair.run_calls(calls=2)
+        pair.agent.on_outcomes(number, outcomes)
+        with pytest.raises(MalformedBatch):
+            await pair.carry()
+        assert pair.told == []
+
+    refused()
+
+
+@in_a_loop
+async def test_text_of_no_stream_is_refused() -> None:
+    """A host cannot say of a session that it is broken by calling that a stream."""
+    pair = Pair()
+    number = await pair.run_calls()
+    pair.agent.on_printed(number, Status.BROKEN, b"text")
+    with pytest.raises(MalformedBatch):
+        await pair.carry()
+    assert pair.told == []
