@@ -25,6 +25,9 @@ All pairs in your own key file are one owner, you. Each pair of another --key-fi
 processes are all your system user's, so with several owners functions are refused, and containers run. Say
 --trust-all-keys where these people may read each other's files and memory, and yours.
 
+Machines that join with `meca host` add their workers; each runs the functions of its own key's owner, with several
+owners too. With --workers 0 functions run only there.
+
 Other machines reach it with --host and a certificate, and need a pair each; with a CA of your own they set
 MECA_CA_FILE. Programs on the old MECAnywhere SDK, which have no keys, are served on loopback only. Who fails to prove
 that it has a key has to wait: after 5 times in a minute for 1 s, then 2 s, up to 60 s (on this machine up to 4 s).

@@ -67,7 +67,7 @@ class Owners:
         if container_ref is not None and with_tag(container_ref) not in self._runners:
             return None
         if container_ref is None:
-            what, way = "functions are not run here", "submit a Container(...)"
+            what, way = "functions are not run here", "submit a Container(...), let a host of yours join (meca host)"
         else:
             what, way = f"{container_ref} is not run here", "submit another Container(...)"
         return (

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import leaks
 
-from .kinds import HOST, KINDS, OURS, PROCESSES, Kind
+from .kinds import HOST, KINDS, ON_HOSTS, OURS, PROCESSES, Kind
 from .printing import Lines
 from .rooms import Room
 
@@ -34,7 +34,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("kinds")
     wanted = metafunc.config.getoption("--kinds").split(",")
-    names = [name for name in (mark.args if mark else KINDS) if wanted == [""] or name in wanted]
+    names = [name for name in (mark.args if mark else KINDS) if name in wanted]
+    if wanted == [""]:  # of a host only what is about workers; `--kinds host` is all
+        here = metafunc.module.__name__.rpartition(".")[2]
+        names = [name for name in (mark.args if mark else KINDS) if name != HOST.name or here in ON_HOSTS]
     metafunc.parametrize("kind", [KINDS[name] for name in names], ids=names, indirect=True, scope="session")
 
 

@@ -86,6 +86,9 @@ HOST = Kind(
     _a_gateway_and_its_host,
 )
 
+#: the modules that are always run against a host, too
+ON_HOSTS = {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"}
+
 KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST)}
 
 every_kind = pytest.mark.kinds(*KINDS)
