@@ -69,6 +69,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FOLDER",
         help="run container NAME from FOLDER/src/app.py; may be repeated (the examples are known without)",
     )
+    add_access(parser)
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="write tasks and results down in FILE, so that a gateway started again with it goes on with them",
+    )
+    parser.add_argument(
+        "--journal-size",
+        type=count,
+        default=8192,
+        metavar="MIB",
+        help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
+    )
+    parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
+    add_background(parser)
+    add_kernel_image(parser)
+    add_engine_options(parser)
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """Add who may connect, and how."""
     parser.add_argument(
         "--key-file",
         type=Path,
@@ -87,23 +109,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="plain HTTP on any address, for a proxy that ends TLS, sets X-Forwarded-For, and alone can reach it",
     )
-    parser.add_argument(
-        "--journal",
-        type=Path,
-        metavar="FILE",
-        help="write tasks and results down in FILE, so that a gateway started again with it goes on with them",
-    )
-    parser.add_argument(
-        "--journal-size",
-        type=count,
-        default=8192,
-        metavar="MIB",
-        help="refuse tasks while the journal is larger (default 8192); clients offer them again for a minute",
-    )
-    parser.add_argument("--grace", type=seconds, default=30.0, metavar="S", help="seconds for running work at the end")
-    add_background(parser)
-    add_kernel_image(parser)
-    add_engine_options(parser)
 
 
 def add_background(parser: argparse.ArgumentParser) -> None:
