@@ -243,14 +243,15 @@ def test_random_samples_stay_as_they_were(make: Callable[..., Executor]) -> None
         sizes = [rng.choice([40_000, 100_000, 300_000, 310_000, MEGABYTE, 3 * MEGABYTE]) for _ in range(8)]
         sent = [np.frombuffer(rng.randbytes(size), dtype="u1") for size in sizes]
         futures = [
-            pool.submit(keeping.keep_some, number + n, array, rng.random() < 0.05) for n, array in enumerate(sent)
+            pool.submit(keeping.keep_some, number + n, array, not number or rng.random() < 0.05)
+            for n, array in enumerate(sent)
         ]
         for array, future in zip(sent, futures, strict=True):
             number += 1
             told, back = future.result(LIMIT)
             reverse = digest(array[::-1].copy())
             assert (told, digest(back)) == (digest(array), reverse), f"seed {seed}, call {number}"
-            if rng.random() < 0.05:
+            if not here or rng.random() < 0.05:
                 here[number] = reverse, back if rng.random() < 0.5 else back[:]
             if len(here) > 30:
                 del here[rng.choice(list(here))]
