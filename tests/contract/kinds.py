@@ -95,4 +95,5 @@ every_kind = pytest.mark.kinds(*KINDS)
 only_ours = pytest.mark.kinds(OURS.name)
 ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name)
 across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name)
+of_this_program = pytest.mark.kinds(PROCESSES.name, OURS.name)  # its workers have this process's authkey
 not_processes = pytest.mark.kinds(THREADS.name, OURS.name)

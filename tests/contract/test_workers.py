@@ -18,7 +18,7 @@ import pytest
 from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
-from .kinds import Kind, across_processes, every_kind, not_processes, only_ours
+from .kinds import Kind, across_processes, every_kind, not_processes, of_this_program, only_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -267,7 +267,7 @@ def test_workers_start_where_the_caller_is(kind: Kind, tmp_path: Path, monkeypat
     assert seen == (str(tmp_path), "blue", authkey, [])
 
 
-@across_processes
+@of_this_program
 def test_managers_of_multiprocessing_work(pool: Executor) -> None:
     """A proxy of a `multiprocessing.Manager` can be sent to tasks, which reach the manager through it."""
     with multiprocessing.get_context("spawn").Manager() as manager:
