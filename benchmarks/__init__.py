@@ -12,6 +12,7 @@
 | scaling | what a task costs among many, in time and memory, and how near tasks of real length come to the ideal |
 | startup | import, construct to first result, shutdown |
 | containers | a container call over a bare HTTP POST |
+| cluster | calls on a Dask cluster over Dask's own client |
 | old_dialect | tasks on a MECAnywhere desktop app (needs Node.js) |
 
 Every script is built on `benchmarks.harness` and takes the same options (`--help` lists them). Figures worth keeping

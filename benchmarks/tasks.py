@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 POLL_S = 0.005
+DOZE_S = 0.05
 RELEASE = "release"
 
 
@@ -47,3 +50,16 @@ def hold(folder: str, number: int) -> int:
     while not (place / RELEASE).exists():
         time.sleep(POLL_S)
     return number
+
+
+def doze(number: int) -> int:
+    """Sleep for 50 ms, and give the number back."""
+    time.sleep(DOZE_S)
+    return number
+
+
+def total(array: Any, number: int) -> tuple[int, int, int]:
+    """Return the sum of an array, and which node this is; long enough that no node does it for the others."""
+    time.sleep(10 * DOZE_S)
+    node = os.getppid() if "distributed.worker" not in sys.modules else os.getpid()
+    return int(array.sum()), node, number

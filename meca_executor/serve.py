@@ -12,9 +12,11 @@ import signal
 import socket
 import struct
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import MecaError, UsageError
+from .gateway.annex import Annex
 from .gateway.books import History
 from .gateway.broker import Broker
 from .gateway.desk import Desk
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
     from .gateway.journal import Journal
     from .keys import KeyFile
+    from .runtimes.cluster import Cluster
+    from .runtimes.dask_door import ClusterSettings
 
 EMBEDDED_KEY = "embedded"  #: the one access key of an embedded gateway; its secret is the one-time token
 PARENT_POLL_S = 1.0
@@ -82,6 +86,7 @@ class Gateway:
         engine: How containers run; None is the usual way, where an engine is.
         images: Images that programs on the old SDK may run, besides the apps.
         kernel_images: Language -> image of isolated kernels, where it is not the usual one.
+        cluster: Where functions run in place of this machine; `workers` is then how many places there at most.
 
     Raises:
         UsageError: The journal is damaged.
@@ -101,9 +106,10 @@ class Gateway:
         engine: EngineSettings | None = None,
         images: Iterable[str] = (),
         kernel_images: Mapping[str, str] | None = None,
+        cluster: str | ClusterSettings | None = None,
     ) -> None:
         keep_read_buffers()
-        slots = core_count() if workers is None else workers
+        slots = 0 if cluster is not None else core_count() if workers is None else workers
         environ = without_secrets(os.environ)
         capacity = host_capacity()
         examples = shipped()
@@ -133,14 +139,30 @@ class Gateway:
         self._desk = Desk(kernels)
         joining = Joining(self._hub, broker, fleet)
         self._server = Server(self._hub, self._owners, joining, old_dialect, behind_proxy, self._desk)
-        self.slots = slots
+        self._slots, self._cluster = slots, None
+        if cluster is not None:
+            annex = Annex(self._hub, broker, fleet, joining.changed, here.serves)
+            self._cluster = cluster_of(cluster, workers, annex)
+            self._hub.on_done = self._cluster.wake
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
             kernels.house.sweep()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Start to serve, over TLS if there is something to do it with; returns the port."""
+        """Start to serve, over TLS if there is something to do it with; returns the port.
+
+        Raises:
+            UsageError: A cluster needs packages that are not there.
+            GatewayUnreachable: It does not answer.
+        """
+        if self._cluster is not None:
+            await self._cluster.start()
         return await self._server.listen(host, port, tls)
+
+    @property
+    def slots(self) -> int:
+        """How many calls can run at once here, or in the cluster as it is now."""
+        return self._slots if self._cluster is None else self._cluster.places
 
     @property
     def quiet(self) -> bool:
@@ -156,9 +178,20 @@ class Gateway:
         done = await self._hub.drain(grace, lambda: self._server.busy) if grace > 0 else True
         await self._desk.close()  # its kernels' containers are the hub's
         await self._hub.close()
+        if self._cluster is not None:
+            await self._cluster.close()
         await self._server.close()
         self._guardian.close()
         return done
+
+
+def cluster_of(cluster: str | ClusterSettings, most: int | None, annex: Annex) -> Cluster:
+    """Return the runtime of a cluster; only now is anything of it imported."""
+    from .runtimes.cluster import Cluster
+    from .runtimes.dask_door import ClusterSettings
+
+    settings = ClusterSettings(cluster) if isinstance(cluster, str) else cluster
+    return Cluster(replace(settings, leases=most), annex)
 
 
 def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
@@ -218,8 +251,15 @@ async def _embedded(config: dict[str, Any]) -> None:
     parent = os.getppid()
     slots = config["workers"] or core_count()
     ready = min(slots, core_count()) if config.get("ready", True) else 0
-    gateway = Gateway({EMBEDDED_KEY: config["token"]}, slots, config["apps"], ready, trusting=True)
-    port = await gateway.listen("127.0.0.1", 0)
+    cluster = config.get("cluster")
+    workers = slots if cluster is None else config["workers"]
+    gateway = Gateway({EMBEDDED_KEY: config["token"]}, workers, config["apps"], ready, trusting=True, cluster=cluster)
+    try:
+        port = await gateway.listen("127.0.0.1", 0)
+    except MecaError as error:
+        sys.stderr.write(f"{error}\n")
+        await gateway.close()
+        sys.exit(1)
     sys.stdout.write(json.dumps({"port": port, "slots": gateway.slots}) + "\n")
     sys.stdout.flush()
 

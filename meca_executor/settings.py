@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,7 @@ TASK_ID_LIMIT = 1024  #: characters of a task's name
 HELLO_LIMIT = 64 << 10  #: characters of all that a client says before it has proved itself
 TOLD_LIMIT = 64 << 10  #: bytes of one JSON text after that
 MESSAGE_LIMIT = 4 << 30  #: bytes of one call, result or object that is not in shared memory
+NODES_MOST = 256  #: of a Dask cluster that is started for trying out
 OPTIONS_MOST = 100_000  #: different options of one session
 
 
@@ -145,3 +147,13 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for tasks and containers: all of it but our own keys."""
     hidden = {prefix + name for prefix in PREFIXES for name in ("ACCESS_KEY", "SECRET_KEY")}
     return {name: value for name, value in environ.items() if name not in hidden}
+
+
+def why_no_cluster(address: object) -> str | None:
+    """Return why this is no cluster's address; None when it is one."""
+    found = re.fullmatch(r"local:(\d+)", address) if isinstance(address, str) else None
+    if found is not None and not 1 <= int(found[1]) <= NODES_MOST:
+        return f"cluster {address!r}: a local one has 1 to {NODES_MOST} nodes"
+    if found is None and not (isinstance(address, str) and re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", address)):
+        return f"cluster {address!r} is not tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler, nor local:N"
+    return None

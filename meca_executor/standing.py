@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import UsageError
+from .errors import GatewayUnreachable, MecaError, UsageError
 from .gateway.journal import SIZE_BYTES, Journal
 from .keys import KeyFile, ensure_keys, read_keys
 from .runtimes.engine_settings import EngineSettings
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
     from pathlib import Path
+
+    from .runtimes.dask_door import ClusterSettings
 
 log = logging.getLogger("meca.gateway")
 
@@ -48,6 +50,7 @@ class Standing:
         images: Those that programs on the old SDK may run, besides the apps.
         kernel_images: Language -> image of isolated kernels, where it is not the usual one.
         idle_exit: Seconds without a session or a kernel, after which it ends; None is never.
+        cluster: Dask cluster on whose nodes functions run; None is this machine.
     """
 
     host: str
@@ -66,6 +69,7 @@ class Standing:
     images: tuple[str, ...] = ()
     kernel_images: Mapping[str, str] = field(default_factory=dict)
     idle_exit: float | None = None
+    cluster: ClusterSettings | None = None
 
     @property
     def exposed(self) -> bool:
@@ -81,6 +85,7 @@ def run_standing(wanted: Standing) -> int:
 
     Raises:
         UsageError: The address may not be listened on, or the certificate, the key file or the journal cannot be used.
+        GatewayUnreachable: The cluster cannot be reached.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("meca.containers").setLevel(logging.INFO)  # how far a pull is
@@ -90,6 +95,8 @@ def run_standing(wanted: Standing) -> int:
     journal = Journal(wanted.journal, size=wanted.journal_bytes) if wanted.journal is not None else None
     try:
         return asyncio.run(_serve(wanted, keys, tls, journal))
+    except GatewayUnreachable:  # the cluster
+        raise
     except OSError as error:
         raise UsageError(
             f"cannot listen on {wanted.host}:{wanted.port}: {error.strerror or error}; is another gateway running "
@@ -115,6 +122,7 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
         engine=wanted.engine,
         images=wanted.images,
         kernel_images=wanted.kernel_images,
+        cluster=wanted.cluster,
     )
     broken: list[str] = []
 
@@ -127,7 +135,7 @@ async def _serve(wanted: Standing, keys: KeyFile, tls: ssl.SSLContext | None, jo
         if journal is not None:
             journal.start(lambda text: loop.call_soon_threadsafe(on_failure, text))
         bound = await gateway.listen(wanted.host, wanted.port, tls)
-    except OSError:
+    except (OSError, MecaError):
         await gateway.close()
         raise
     where = "" if wanted.journal is None else f", journal in {wanted.journal}"

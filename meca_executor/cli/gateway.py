@@ -8,6 +8,7 @@ from typing import TextIO
 
 from ..settings import DEFAULT_PORT
 from ._arguments import amount, count, count_or_none, named_app, port, seconds, table_of
+from ._cluster import add_cluster_options, cluster_settings
 from ._containers import add_engine_options, add_kernel_image, engine_settings
 
 SUMMARY = "run a gateway that many programs can use, until it is told to end"
@@ -39,6 +40,7 @@ exit codes: 0 told to end, 1 the journal could not be written, 2 wrong arguments
 examples:
   meca gateway
   meca gateway --port 3100 --workers 4 --app mine:latest=path/to/folder
+  meca gateway --cluster tcp://192.168.1.10:8786
   meca gateway --pull never --runtime microVM=kata --container-allow network
   meca gateway --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem"""
 
@@ -87,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_background(parser)
     add_kernel_image(parser)
     add_engine_options(parser)
+    add_cluster_options(parser)
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +156,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             images=tuple(args.image),
             kernel_images=table_of("--kernel-image", args.kernel_image),
             idle_exit=args.idle_exit,
+            cluster=cluster_settings(args),
         )
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..keys import read_keys
-from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_task_id
+from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_cluster, why_no_task_id
 from ..wire.calls import dumps
 from ..wire.sessions import checked_session
 from .container import checked_ref
@@ -42,6 +42,7 @@ def checked_settings(
     env: Mapping[str, str] | None,
     thread_name: str,
     ca_file: str | os.PathLike[str] | None,
+    cluster: str | None = None,
 ) -> LinkSettings:
     """Return what the link needs to know, from the executor's arguments and the environment.
 
@@ -55,7 +56,7 @@ def checked_settings(
     check_seconds("resume_window", resume_window)
     if on_link is not None and not callable(on_link):
         raise UsageError(f"on_link {on_link!r} is not callable; give a function of the new state and of why")
-    url, given = resolve_endpoint(endpoint), given_keys()
+    url, given = checked_cluster(cluster, endpoint), given_keys()
     check_trust(trust, allow)
     ca_file = checked_ca_file(ca_file, url)
     folders = {checked_ref(name): os.path.abspath(os.fspath(folder)) for name, folder in (apps or {}).items()}
@@ -77,9 +78,28 @@ def checked_settings(
         trust=trust,
         allow=tuple(allow),
         ca_file=ca_file,
+        cluster=cluster,
         env=() if env is None else tuple(checked_env(env).items()),
         may_fall_back=url is not None and url.startswith("http://") and given is None,
     )
+
+
+def checked_cluster(cluster: object, endpoint: object) -> str | None:
+    """Return the endpoint; with a cluster that is an embedded gateway, whatever the environment says.
+
+    Raises:
+        UsageError: The cluster has no address, or another endpoint was given as well.
+    """
+    if cluster is None:
+        return resolve_endpoint(endpoint)
+    if (why := why_no_cluster(cluster)) is not None:
+        raise UsageError(why)
+    if endpoint not in (None, "embedded"):
+        raise UsageError(
+            f"cluster={cluster!r} is for an embedded gateway, and endpoint {endpoint!r} is another one; start that "
+            f"with: meca gateway --cluster {cluster}"
+        )
+    return None
 
 
 def check_trust(trust: object, allow: Sequence[type]) -> None:

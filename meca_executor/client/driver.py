@@ -41,6 +41,7 @@ class LinkSettings:
     strict: bool = True  #: replies in the old dialect that are known failure texts are failures
     ca_file: str | None = None  #: PEM file of the certificates to believe; None: the system's
     env: Variables = ()  #: that workers begin with
+    cluster: str | None = None  #: Dask cluster of an embedded gateway
     session: str | None = None  #: its name; None: it ends with the executor
     takeover: bool = False  #: from another program, if one has it
     may_fall_back: bool = False  #: no key, token or TLS was given, so the old dialect may be spoken

@@ -33,9 +33,12 @@ class EmbeddedGateway:
 
     Args:
         ready: Start worker processes before anyone asks.
+        cluster: Address of the Dask cluster that functions run on; None is this machine.
     """
 
-    def __init__(self, workers: int | None, apps: Mapping[str, str], *, ready: bool = True) -> None:
+    def __init__(
+        self, workers: int | None, apps: Mapping[str, str], *, ready: bool = True, cluster: str | None = None
+    ) -> None:
         self.token = secrets.token_urlsafe(32)
         self._errors = tempfile.TemporaryFile()
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing
@@ -53,6 +56,7 @@ class EmbeddedGateway:
             "apps": dict(apps),
             "ready": ready,
             "path": import_path(),
+            "cluster": cluster,
         }
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # told by `endpoint`, with the child's own words

@@ -86,6 +86,9 @@ class MecaExecutor(Facts, Leaving):
             When this program has gone, another one with the same access key can claim it, and `recover()` its tasks.
             `shutdown(wait=True)` ends it if all in it is done and fetched; else it is kept for seven days (README).
         takeover: Claim the session also while another program has it, which is then refused.
+        cluster: Address of a Dask scheduler, `tcp://HOST:PORT` or `tls://HOST:PORT` (certificates as Dask is
+            configured), on whose nodes calls run, behind an embedded gateway; `"local:4"` starts a cluster of four
+            nodes on this machine. None is this machine, without Dask. `pip install "meca-executor[cluster]"`.
 
     Raises:
         UsageError: An argument is wrong (a `ValueError`).
@@ -123,6 +126,7 @@ class MecaExecutor(Facts, Leaving):
         cwd: str | os.PathLike[str] | None = None,
         session: str | None = None,
         takeover: bool = False,
+        cluster: str | None = None,
     ) -> None:
         check_not_ending()
         if isinstance(endpoint, int) and max_workers is None:
@@ -148,6 +152,7 @@ class MecaExecutor(Facts, Leaving):
             allow=allow,
             ca_file=ca_file,
             env=env,
+            cluster=cluster,
             thread_name=f"{thread_name_prefix or 'MecaExecutor'}-link",
         )
         self._settings = in_session(self._settings, session, takeover)
@@ -155,13 +160,14 @@ class MecaExecutor(Facts, Leaving):
 
     def _start(self, max_workers: int | None, ship: Ship) -> None:
         """Begin to connect; all that can be wrong with an argument has been looked at by then."""
-        embedded, shipping = self._settings.endpoint is None, None
-        if not embedded or ship != "auto":
+        embedded, cluster, shipping = self._settings.endpoint is None, self._settings.cluster, None
+        if not embedded or cluster is not None or ship != "auto":
             from .shipping import shipping_for
 
-            shipping = shipping_for(ship, self._registry, self._settings, embedded=embedded)
+            here = embedded and cluster is None
+            shipping = shipping_for(ship, self._registry, self._settings, embedded=here)
         # Before the link, so that it starts while this process imports what that needs.
-        gateway = EmbeddedGateway(max_workers, self._settings.apps) if embedded else None
+        gateway = EmbeddedGateway(max_workers, self._settings.apps, cluster=cluster) if embedded else None
         from .link import Link
 
         credit = Credit(max_workers or os.cpu_count() or 1, 64, 1 << 20)

@@ -131,7 +131,8 @@ class Native:
                 raise GatewayLost(f"the embedded gateway died twice within {RESTART_S:g} s: {how}")
             self._restarted_at, self._how_it_ended = now, f" ({how})"
             self._gateway.close()
-            self._gateway = EmbeddedGateway(host.settings.max_workers, host.settings.apps)
+            settings = host.settings
+            self._gateway = EmbeddedGateway(settings.max_workers, settings.apps, cluster=settings.cluster)
         host.endpoint = self._gateway.endpoint()
         return host.endpoint, KeyPair(KEY, self._gateway.token)
 
@@ -192,7 +193,8 @@ class Native:
     def _environment(self) -> dict[str, object]:
         """What workers take over before anything else."""
         settings, code = self._host.settings, self._host.registry.code
-        fields: dict[str, object] = {**worker_environment(embedded=self._gateway is not None)}
+        here = self._gateway is not None and settings.cluster is None
+        fields: dict[str, object] = {**worker_environment(embedded=here)}
         fields |= {"share": self._host.shares, "lend": self._host.shares or self._lends}
         if settings.env:
             fields["env"] = dict(settings.env)

@@ -300,8 +300,9 @@ class Broker:
     # -- hosts ------------------------------------------------------------------------------------
 
     def changed(self, now: float) -> list[Instruction]:
-        """Something was changed about the hosts."""
+        """Something was changed about the hosts; idle workers of one that has fewer slots now end."""
         self._roster.now = now
+        self._roster.trim()
         return self._flush(dispatch=True)
 
     def drain(self, host: BrokerHost) -> None:

@@ -40,6 +40,7 @@ class BrokerHost:
     draining: bool = False  #: it is about to leave
     workers: dict[int, BrokerWorker] = field(default_factory=dict)
     live: set[int] = field(default_factory=set)  #: those of them that are not leaving
+    rented: bool = False  #: a node of a cluster: its slots and capacity are what it gives now
     promised: tuple[BrokerSession, Lane] | None = None  #: who gets the next resources that are free
 
     def __repr__(self) -> str:
@@ -59,6 +60,8 @@ class Hosts:
     here: BrokerHost
     workers: dict[int, BrokerWorker]  #: the roster's
     all: dict[int, BrokerHost] = field(init=False)
+    reserve: int = 0  #: slots that a cluster could give besides those that its nodes give now
+    could: list[Mapping[str, float]] | None = None  #: what each of its nodes has; empty: not known; None: no cluster
 
     def __post_init__(self) -> None:
         self.all = {HERE: self.here}
@@ -69,16 +72,22 @@ class Hosts:
 
     def slots_of(self, owner: str) -> int:
         """How many workers an owner's functions may have at once."""
-        if len(self.all) == 1:
+        if len(self.all) == 1 and not self.reserve:
             return self.here.slots if self.here.serves(owner) else 0
-        return sum(host.slots for host in self.of(owner) if not host.draining)
+        reserve = self.reserve if self.here.serves(owner) else 0
+        return sum(host.slots for host in self.of(owner) if not host.draining) + reserve
 
     def why_never(self, owner: str, resource: Mapping[str, float]) -> str | None:
         """Return why no host that there is can ever run such a call; None when one can, or none is here yet."""
         hosts = self.of(owner)
-        if not resource or not hosts or any(host.capacity is None for host in hosts):
+        if self.could is not None and self.here.serves(owner):
+            capacities = [*self.could, *(host.capacity for host in hosts if not host.rented)]
+            known = bool(self.could)
+        else:
+            capacities, known = [host.capacity for host in hosts], bool(hosts)
+        if not resource or not known or None in capacities:
             return None
-        return why_nowhere(resource, [host.capacity for host in hosts if host.capacity is not None])
+        return why_nowhere(resource, [capacity for capacity in capacities if capacity is not None])
 
     def in_use(self, host: BrokerHost) -> dict[str, float]:
         """What is held there, by resource."""

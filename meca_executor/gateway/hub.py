@@ -73,6 +73,7 @@ class Hub:
         self._resume_s = resume_s
         self._loop = asyncio.get_running_loop()
         self._looking = False
+        self.on_done: Callable[[], object] = lambda: None  #: called after each turn of the broker's
         self._outbox: dict[str, list[tuple[Kind, bytes]]] = {}
 
     def start(self, workers: WorkerRuntime, count: int) -> None:
@@ -299,6 +300,7 @@ class Hub:
                 workers.stop(todo.worker)
             elif isinstance(todo, Kill):
                 workers.kill(todo.worker)
+        self.on_done()
         if not self._looking and self._broker.busy:
             self._looking = True
             self._loop.call_later(LOOK_S, self._look)

@@ -221,6 +221,13 @@ class Roster:
             elif worker.ending is None:
                 self.revoke(worker, max(worker.started, worker.done + 1))
 
+    def trim(self) -> None:
+        """End idle workers of hosts that have more than their slots, those first that are idle for longest."""
+        idle = [worker for worker in self.workers.values() if not worker.in_flight]
+        for worker in sorted(idle, key=lambda worker: worker.idle_since):
+            if self.hosts.alive(worker.host) > worker.host.slots:
+                self.retire(worker)
+
     def vanished(self, host: BrokerHost) -> Iterator[tuple[BrokerSession, list[int]]]:
         """Forget the workers of a host; yields whose calls they had, and which."""
         for worker in list(host.workers.values()):

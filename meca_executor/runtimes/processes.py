@@ -25,6 +25,7 @@ from ..wire.segments import Segment, size_of
 from .board import Board, Look, make_file
 from .code import new_folder, remove_folder
 from .pipe import SUMMARY, Reader, framed
+from .reaping import begin_reaping, end_reaping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Processes:
         self._gone = asyncio.Event()
         self._gone.set()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        begin_reaping(self._loop, self._reap)
 
     def spawn(self, worker: int) -> None:
         """Start a worker under this number; a failure to start is its end."""
@@ -110,7 +111,7 @@ class Processes:
             process.stop()
         if self._workers:
             await self._gone.wait()
-        self._loop.remove_signal_handler(signal.SIGCHLD)
+        end_reaping(self._loop, self._reap)
 
     def _reap(self) -> None:
         self._guardian.check()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import leaks
 
-from .kinds import HOST, KINDS, ON_HOSTS, OURS, PROCESSES, Kind
+from .kinds import CLUSTER, HOST, KINDS, ON_OTHERS, OURS, PROCESSES, Kind
 from .printing import Lines
 from .rooms import Room
 
@@ -35,9 +35,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("kinds")
     wanted = metafunc.config.getoption("--kinds").split(",")
     names = [name for name in (mark.args if mark else KINDS) if name in wanted]
-    if wanted == [""]:  # of a host only what is about workers; `--kinds host` is all
+    if wanted == [""]:  # of a host or a cluster only what is about workers; `--kinds host` is all
         here = metafunc.module.__name__.rpartition(".")[2]
-        names = [name for name in (mark.args if mark else KINDS) if name != HOST.name or here in ON_HOSTS]
+        names = [name for name in (mark.args if mark else KINDS) if here in ON_OTHERS.get(name, {here})]
     metafunc.parametrize("kind", [KINDS[name] for name in names], ids=names, indirect=True, scope="session")
 
 
@@ -65,7 +65,7 @@ def pool(kind: Kind) -> Iterator[Executor]:
 @pytest.fixture
 def ours(kind: Kind, pool: Executor) -> MecaExecutor:
     """Return `pool` by its own type; for tests marked `only_ours`."""
-    assert kind in (OURS, HOST)
+    assert kind in (OURS, HOST, CLUSTER)
     from meca_executor import MecaExecutor
 
     assert isinstance(pool, MecaExecutor)

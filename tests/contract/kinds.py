@@ -52,6 +52,27 @@ def _a_gateway_and_its_host() -> Iterator[None]:
                 yield
 
 
+SCHEDULER = "CONTRACT_SCHEDULER"  #: environment variable with the address of a Dask cluster of three nodes
+
+
+def _make_on_cluster(**options: Any) -> Executor:
+    from meca_executor import MecaExecutor
+
+    if "endpoint" not in options:
+        options["cluster"] = os.environ[SCHEDULER]
+    return MecaExecutor(**options)
+
+
+@contextlib.contextmanager
+def _a_dask_cluster() -> Iterator[None]:
+    from tests.helpers.dask import dask_cluster
+
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        with dask_cluster(Path(name), threads=2) as cluster:
+            patch.setenv(SCHEDULER, cluster.address)
+            yield
+
+
 @dataclass(frozen=True)
 class Kind:
     """An implementation of `concurrent.futures.Executor`."""
@@ -86,14 +107,26 @@ HOST = Kind(
     _a_gateway_and_its_host,
 )
 
-#: the modules that are always run against a host, too
-ON_HOSTS = {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"}
+CLUSTER = Kind(
+    "cluster",
+    _make_on_cluster,
+    "import functools, os\n"
+    "from meca_executor import MecaExecutor\n"
+    f"make = functools.partial(MecaExecutor, cluster=os.environ['{SCHEDULER}'])",
+    _a_dask_cluster,
+)
 
-KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST)}
+#: the modules that are always run against these, too; an executor on a cluster has a gateway that imports Dask
+ON_OTHERS = {
+    HOST.name: {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"},
+    CLUSTER.name: {"test_deaths", "test_exceptions", "test_exceptions_lost", "test_limits", "test_map", "test_submit"},
+}
+
+KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST, CLUSTER)}
 
 every_kind = pytest.mark.kinds(*KINDS)
 only_ours = pytest.mark.kinds(OURS.name)
-ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name)
-across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name)
+ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name, CLUSTER.name)
+across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name, CLUSTER.name)
 of_this_program = pytest.mark.kinds(PROCESSES.name, OURS.name)  # its workers have this process's authkey
 not_processes = pytest.mark.kinds(THREADS.name, OURS.name)

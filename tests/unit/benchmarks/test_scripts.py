@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from benchmarks.questions import Script
 
-NAMES = [*ALL, "old_dialect"]
+NAMES = [*ALL, "cluster", "old_dialect"]
 
 
 def script(name: str) -> Script:
