@@ -225,7 +225,7 @@ class Roster:
         """End idle workers of hosts that have more than their slots, those first that are idle for longest."""
         idle = [worker for worker in self.workers.values() if not worker.in_flight]
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
-            if self.hosts.alive(worker.host) > worker.host.slots:
+            if len(worker.host.live) > worker.host.slots:
                 self.retire(worker)
 
     def vanished(self, host: BrokerHost) -> Iterator[tuple[BrokerSession, list[int]]]:
