@@ -191,7 +191,7 @@ def cluster_of(cluster: str | ClusterSettings, most: int | None, annex: Annex) -
     from .runtimes.dask_door import ClusterSettings
 
     settings = ClusterSettings(cluster) if isinstance(cluster, str) else cluster
-    return Cluster(replace(settings, leases=most), annex)
+    return Cluster(replace(settings, leases=most or None), annex)
 
 
 def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
