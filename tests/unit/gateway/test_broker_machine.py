@@ -333,14 +333,14 @@ class BrokerMachine(RuleBasedStateMachine):
             assert host.workers == {id_: worker for id_, worker in roster.workers.items() if worker.host is host}
             assert host.live == host.workers.keys() & staying.keys()
         assert roster._resting == {id_: w for id_, w in staying.items() if w.pool is not None and not w.in_flight}
-        assert roster._fresh._ranks.keys() == {id_ for id_, worker in staying.items() if worker.pool is None}
+        assert roster._fresh.ranks.keys() == {id_ for id_, worker in staying.items() if worker.pool is None}
         for pool in {worker.pool for worker in roster.workers.values() if worker.pool is not None}:
             mine = {id_: worker for id_, worker in staying.items() if worker.pool is pool}
             assert pool.live == mine.keys()
-            assert pool.idle._ranks.keys() == {id_ for id_, worker in mine.items() if not worker.in_flight}
+            assert pool.idle.ranks.keys() == {id_ for id_, worker in mine.items() if not worker.in_flight}
         for session in self.runtime.broker.sessions.values():
             busy = {id_: w for id_, w in staying.items() if w.session is session and w.in_flight and not is_overdue(w)}
-            assert session.busy._ranks == {id_: worker.load for id_, worker in busy.items()}
+            assert session.busy.ranks == {id_: worker.load for id_, worker in busy.items()}
 
     def caps_are_kept(self) -> None:
         running: dict[str, int] = {}

@@ -46,3 +46,14 @@ def test_it_is_as_a_look_at_all_and_stays_small() -> None:
         found = ranked.first(lambda worker, odd=odd: not odd or worker.id % 2 == 1)  # type: ignore[misc]
         assert (None if found is None else found.id) == (None if best is None else best[1])
         assert len(ranked._heap) <= 2 * len(workers) + SPARE + 1
+
+
+def test_a_rank_that_comes_and_goes_takes_no_place() -> None:
+    """As that of a worker that gets one call after the other."""
+    ranked, worker = Ranked(), BrokerWorker(1, HERE)
+    for _ in range(1_000):
+        ranked.put(worker, 0.0)
+        ranked.put(worker, 5.0)
+        ranked.drop(worker)
+    ranked.put(worker, 0.0)
+    assert ranked.first(lambda _: True) is worker and len(ranked._heap) <= SPARE + 2
