@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 IDLE_S = 5.0  #: a place that was free for so long is given back
+TELL_S = 10.0
+TELL_MOST_S = 600.0
 HURRIED_S = 1.0  #: while calls wait for other places, after so long
 UNWANTED_S = 2.0  #: a lease that has not begun, and that nothing waits for any more, is taken back after so long
 BACKLOG_LEAST = 8  #: leases that may wait for nodes which are not there yet, at least; else as many as there are places
@@ -141,6 +143,26 @@ class Leases:
                 found += _dispensable(leases, spare.least, use.held)
                 self._spare[node] = Spare(now, free)
         return found
+
+
+@dataclass(eq=False)
+class Reminder:
+    """When those whose calls wait are told why: after `TELL_S`, and again after twice the time."""
+
+    _at: float | None = None
+    _again_s: float = TELL_S
+
+    def due(self, waits: bool, now: float) -> bool:
+        """Take note of whether anything waits; whether it is time to say so."""
+        if not waits:
+            self._at = None
+        elif self._at is None:
+            self._at, self._again_s = now + TELL_S, TELL_S
+        elif now >= self._at:
+            self._again_s = min(2 * self._again_s, TELL_MOST_S)
+            self._at = now + self._again_s
+            return True
+        return False
 
 
 def capacity(leases: Iterable[Lease]) -> dict[str, float]:

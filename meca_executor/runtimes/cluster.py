@@ -18,11 +18,10 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import __version__
 from ..errors import GatewayUnreachable
-from ..policy.leasing import Leases, Use, wanted
+from ..policy.leasing import Leases, Reminder, Use, wanted
 from .cluster_nodes import ClusterNode, NodeHouse
-from .dask_door import close_client, connect_client, local_cluster, security_of
+from .dask_door import close_client, connect_client, in_words, local_cluster, security_of
 from .node import PYTHON, hold, prepare, topic
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ WAKE_S = 0.01  #: what comes within this time is looked at together
 ANSWER_S = 10.0  #: for an answer of the scheduler or a node
 CONNECT_S = 2.0  #: for an attempt to reach a scheduler again
 AGAIN_S = 0.5  #: between two attempts to reach a scheduler that is gone
-TELL_S = 10.0  #: those whose calls wait for a node are told after so long, and again after twice the time
-TELL_MOST_S = 600.0
 END_S = 10.0
 
 log = logging.getLogger("meca.cluster")
@@ -78,10 +75,10 @@ class Cluster:
         self._local: Any = None
         self._folder: str | None = None  # of a local one's nodes
         self._client: Any = None
+        self._comm: Any = None  # its connection
         self._gone_since: float | None = None
         self._not_before = 0.0
-        self._tell_at: float | None = None  # None: nothing waits that is to be told of
-        self._tell_again_s = TELL_S
+        self._reminder = Reminder()
         self._closing = False
         self.address = settings.address
 
@@ -130,7 +127,7 @@ class Cluster:
             self._client = client
             await self._take_stock()
         except BaseException:
-            self._client = None
+            self._client = self._comm = None
             await close_client(client, self._topics)
             raise
         self._gone_since = None
@@ -140,7 +137,9 @@ class Cluster:
         while True:
             try:
                 await self._look()
-            except (OSError, ValueError, asyncio.TimeoutError) as error:  # noqa: PERF203  # seldom
+            except (Exception, asyncio.CancelledError) as error:  # noqa: PERF203  # whatever Dask makes of its loss
+                if self._closing:
+                    raise
                 await self._lost_scheduler(error)
 
     def _on_news(self, _: object) -> None:
@@ -155,8 +154,8 @@ class Cluster:
             await asyncio.wait_for(self._changed.wait(), LOOK_S)
         await self._take_stock()
 
-    async def _lost_scheduler(self, error: Exception) -> None:
-        client, self._client = self._client, None
+    async def _lost_scheduler(self, error: BaseException) -> None:
+        client, self._client, self._comm = self._client, None, None
         if self._gone_since is None:
             self._gone_since = self._loop.time()
             log.warning("the Dask scheduler %s is gone: %s", self.address, error or type(error).__name__)
@@ -174,6 +173,10 @@ class Cluster:
         """Learn which nodes there are; those that are new are prepared."""
         self._changed.clear()
         identity = await asyncio.wait_for(self._client.scheduler.identity(), ANSWER_S)
+        comm = self._client.scheduler_comm
+        if self._comm is not None and self._comm is not comm:  # Dask's client has connected anew, and lost our topics
+            raise OSError("the connection to it dropped")
+        self._comm = comm
         workers: dict[str, dict[str, Any]] = dict(identity["workers"])
         running = {address: told for address, told in workers.items() if told.get("status") == "running"}
         for address in running.keys() - self._known.keys():
@@ -255,13 +258,7 @@ class Cluster:
         gone = None if self._gone_since is None else now - self._gone_since
         if gone is not None and gone >= self._settings.away_s:
             self._house.refuse(f"the Dask scheduler {self.address} has been gone for {gone:.0f} s")
-        elif not waiting or (gone is None and self._nodes and not needs):
-            self._tell_at = None
-        elif self._tell_at is None:
-            self._tell_at, self._tell_again_s = now + TELL_S, TELL_S
-        elif now >= self._tell_at:
-            self._tell_again_s = min(2 * self._tell_again_s, TELL_MOST_S)
-            self._tell_at = now + self._tell_again_s
+        elif self._reminder.due(bool(waiting) and (gone is not None or not self._nodes or bool(needs)), now):
             self._house.tell(f"calls wait: {self._why_waiting(needs)}")
 
     def _why_waiting(self, needs: list[Shape]) -> str:
@@ -395,11 +392,3 @@ async def cancelled(future: Any) -> None:
     """Cancel a Dask future; one of a scheduler that is gone is cancelled already."""
     with contextlib.suppress(OSError, asyncio.CancelledError, RuntimeError):
         await future.cancel(force=True)
-
-
-def in_words(error: BaseException) -> str:
-    """Return what is wrong with a node, and the way out where it is known."""
-    text = str(error) or type(error).__name__
-    if "No module named 'meca_executor" in text:  # Dask may have put it into another error
-        return f'it has not this meca_executor ({text}); there: pip install "meca-executor[cluster]=={__version__}"'
-    return text

@@ -14,6 +14,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import UsageError
 from ..settings import why_no_cluster
 
@@ -157,3 +158,11 @@ async def connect_node(address: str, security: Any, timeout: float) -> Any:
 def this_node() -> Any:
     """Return the Dask worker whose task is running."""
     return dask().get_worker()
+
+
+def in_words(error: BaseException) -> str:
+    """Return what is wrong with a node, and the way out where it is known."""
+    text = str(error) or type(error).__name__
+    if "No module named 'meca_executor" in text:  # Dask may have put it into another error
+        return f'it has not this meca_executor ({text}); there: pip install "meca-executor[cluster]=={__version__}"'
+    return text

@@ -116,11 +116,9 @@ CLUSTER = Kind(
     _a_dask_cluster,
 )
 
-#: the modules that are always run against these, too; an executor on a cluster has a gateway that imports Dask
-ON_OTHERS = {
-    HOST.name: {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"},
-    CLUSTER.name: {"test_deaths", "test_exceptions", "test_exceptions_lost", "test_limits", "test_map", "test_submit"},
-}
+#: the modules that are always run against a host and a cluster, too
+ABOUT_WORKERS = {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"}
+ON_OTHERS = {HOST.name: ABOUT_WORKERS, CLUSTER.name: ABOUT_WORKERS}
 
 KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST, CLUSTER)}
 

@@ -9,6 +9,7 @@ from meca_executor.policy.leasing import (
     UNWANTED_S,
     Lease,
     Leases,
+    Reminder,
     Use,
     capacity,
     wanted,
@@ -84,6 +85,14 @@ def test_places_of_no_use_to_what_waits_go_sooner() -> None:
     use = {"n": Use(0, {})}
     assert leases.idle(use, {GPU: 1}, 0.0) == []
     assert leases.idle(use, {GPU: 1}, HURRIED_S) == mine
+
+
+def test_who_waits_is_told_again_and_again_but_less_often() -> None:
+    reminder = Reminder()
+    moments = [now for now in range(0, 100, 5) if reminder.due(True, float(now))]
+    assert moments == [10, 30, 70]
+    assert not reminder.due(False, 100.0)
+    assert [now for now in range(200, 215, 5) if reminder.due(True, float(now))] == [210]
 
 
 def test_what_leases_have_together() -> None:
