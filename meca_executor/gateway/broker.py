@@ -333,10 +333,10 @@ class Broker:
         in_vain = set[object]()
         while waiting:
             session = waiting.popleft()
-            if (kin := self._roster.kin(session)) in in_vain:
+            if in_vain and self._roster.kin(session) in in_vain:
                 continue  # what there was not for another one, there is not for this one
             if not self._serve(session):
-                in_vain.add(kin)
+                in_vain.add(self._roster.kin(session))
             else:
                 # Who was served stands behind the others from now on.
                 self.sessions[session.id] = self.sessions.pop(session.id)
