@@ -149,6 +149,11 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in hidden}
 
 
+CLUSTER_EXTRA = (
+    'a Dask cluster needs the packages `distributed` and `cryptography`: pip install "meca-executor[cluster]"'
+)
+
+
 def why_no_cluster(address: object) -> str | None:
     """Return why this is no cluster's address; None when it is one."""
     found = re.fullmatch(r"local:(\d+)", address) if isinstance(address, str) else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..keys import read_keys
-from ..settings import default_key_file, given_keys, resolve_endpoint, why_no_cluster, why_no_task_id
+from ..settings import CLUSTER_EXTRA, default_key_file, given_keys, resolve_endpoint, why_no_cluster, why_no_task_id
 from ..wire.calls import dumps
 from ..wire.sessions import checked_session
 from .container import checked_ref
@@ -88,7 +89,7 @@ def checked_cluster(cluster: object, endpoint: object) -> str | None:
     """Return the endpoint; with a cluster that is an embedded gateway, whatever the environment says.
 
     Raises:
-        UsageError: The cluster has no address, or another endpoint was given as well.
+        UsageError: The cluster has no address, another endpoint was given as well, or packages are missing.
     """
     if cluster is None:
         return resolve_endpoint(endpoint)
@@ -99,6 +100,8 @@ def checked_cluster(cluster: object, endpoint: object) -> str | None:
             f"cluster={cluster!r} is for an embedded gateway, and endpoint {endpoint!r} is another one; start that "
             f"with: meca gateway --cluster {cluster}"
         )
+    if missing := [name for name in ("distributed", "cryptography") if find_spec(name) is None]:
+        raise UsageError(f"{CLUSTER_EXTRA} (there is no {' and no '.join(missing)})")
     return None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import UsageError
-from ..settings import why_no_cluster
+from ..settings import CLUSTER_EXTRA, why_no_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 CLOSE_S = 10.0
-EXTRA = 'a Dask cluster needs the packages `distributed` and `cryptography`: pip install "meca-executor[cluster]"'
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def dask() -> ModuleType:
     try:
         import distributed
     except ImportError as error:
-        raise UsageError(f"{EXTRA} ({error})") from error
+        raise UsageError(f"{CLUSTER_EXTRA} ({error})") from error
     module: ModuleType = distributed
     return module
 
@@ -98,7 +97,7 @@ async def local_cluster(nodes: int, folder: str) -> Any:
     try:
         security = distributed.Security.temporary()
     except ImportError as error:
-        raise UsageError(f"{EXTRA} ({error})") from error
+        raise UsageError(f"{CLUSTER_EXTRA} ({error})") from error
     from dask import config
 
     with config.set({"temporary-directory": folder}):  # the scheduler's, too

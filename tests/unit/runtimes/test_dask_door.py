@@ -44,6 +44,8 @@ def test_without_the_packages_it_is_told_how_to_get_them(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UsageError, match=re.escape('pip install "meca-executor[cluster]"')):
         dask()
+    with pytest.raises(UsageError, match=re.escape('meca-executor[cluster]" (there is no distributed')):
+        MecaExecutor(cluster="local:2")
 
 
 def test_gpus_that_a_node_may_use() -> None:
