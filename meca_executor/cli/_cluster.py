@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..runtimes.dask_door import ClusterSettings
+from ..errors import UsageError
 from ..settings import why_no_cluster
 from ._arguments import seconds
+
+if TYPE_CHECKING:
+    from ..runtimes.dask_door import ClusterSettings
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +51,11 @@ def cluster_settings(args: argparse.Namespace) -> ClusterSettings | None:
         UsageError: They do not go together.
     """
     if args.cluster is None:
+        if args.cluster_ca or args.cluster_cert or args.cluster_key:
+            raise UsageError("--cluster-ca, --cluster-cert and --cluster-key are for --cluster tls://HOST:PORT")
         return None
+    from ..runtimes.dask_door import ClusterSettings  # imports asyncio, and every verb is imported for the help
+
     return ClusterSettings(
         args.cluster,
         tls_ca=args.cluster_ca,
