@@ -227,7 +227,7 @@ def test_what_an_image_lacks_is_said(gateway: Standing) -> None:
 
 def test_neither_an_end_nor_a_kill_leaves_a_container(images: engine.Images, tmp_path: Path) -> None:
     """Of this process's gateways: the engine may have others."""
-    before = set(engine.ours())
+    before, folders = set(engine.ours()), private_folders()
     words = ("--workers", "1", "--engine", engine.url(), "--kernel-image", f"sh={engine.BASE}")
     with standing_gateway(tmp_path, *words) as gateway:
         kernel = Kernel.get_or_create("sh", "kept", endpoint=gateway.url, isolate=True)
@@ -245,9 +245,12 @@ def test_neither_an_end_nor_a_kill_leaves_a_container(images: engine.Images, tmp
         wait_until(lambda: not set(engine.ours()) - before, "its container ends without it", LIMIT)
     with standing_gateway(tmp_path, *words):
         wait_until(lambda: not folder.exists(), "its folder is swept", LIMIT)
-        wait_until(
-            lambda: not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("meca-k-")], "all"
-        )
+        wait_until(lambda: not private_folders() - folders, "all that it had is swept", LIMIT)
+
+
+def private_folders() -> set[str]:
+    """Return the names of those that gateways have for themselves; other kernels of this module have theirs."""
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("meca-k-")}
 
 
 def test_meca_run_isolated(images: engine.Images, tmp_path: Path) -> None:
