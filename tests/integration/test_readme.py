@@ -26,6 +26,7 @@ PRINTS = {
     "OMP_NUM_THREADS": ["('1', 'test', '/')"],
     "ex.put": ["['0', '1', '2', '3', '4']"],
     "meca-python:latest": ["49"],
+    "future.logs()": ["diverged ['step 0', 'step 1', 'step 2']"],
     "hello kernel": ["[['stdout', 'hello kernel\\n'], ['media', ['text/plain', '42']]] 0 42 None", "['1024']"],
 }
 
@@ -81,6 +82,10 @@ def test_every_command_has_a_row() -> None:
     assert set(re.findall(r"^\| `meca (\w+)", text, re.MULTILINE)) == set(cli.VERBS)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^):]+)\)", README.read_text(encoding="utf-8"))
-    assert [link for link in links if not (README.parent / link).exists()] == []
+def test_links_lead_somewhere() -> None:
+    """To files, and to headings of the README itself."""
+    text = README.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    places = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(([^):]+)\)", text)
+    assert [link for link in links if link not in places and not (README.parent / link).exists()] == []
