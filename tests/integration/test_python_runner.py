@@ -376,23 +376,26 @@ def bare_server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     packages = folder / "packages"
     packages.mkdir()
     (packages / "cloudpickle").symlink_to(Path(cloudpickle.__file__).parent)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-S", "-u", "app.py"],
-        cwd=FOLDER / "src",
-        env={**os.environ, "PYTHONPATH": str(packages), "PORT": str(port)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "meca-init-done\n"
-            yield process, port
-        finally:
-            process.kill()
+    for _ in range(5):  # another process may take the port in between
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-u", "app.py"],
+            cwd=FOLDER / "src",
+            env={**os.environ, "PYTHONPATH": str(packages), "PORT": str(port)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                if process.stdout.readline() == "meca-init-done\n":
+                    yield process, port
+                    return
+            finally:
+                process.kill()
+    raise AssertionError("it does not start")
 
 
 def post(port: int, content: bytes) -> bytes:
