@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 import shutil
 import tempfile
@@ -50,14 +49,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engine.Images]:
     made = engine.Images(tmp_path_factory.mktemp("images"))
     yield made
     made.close()
-
-
-@pytest.fixture(autouse=True)
-def exceptions_pickle_as_they_are() -> None:
-    """Once imported, `distributed` has exceptions of this process pickled by `tblib`, which others need not have."""
-    for kind, reducer in list(copyreg.dispatch_table.items()):
-        if reducer.__module__.startswith("tblib"):
-            del copyreg.dispatch_table[kind]
 
 
 @pytest.fixture(autouse=True)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..settings import without_secrets
 from . import lifeline
+from .output import READY_MARK, Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from ..wire.printed import Log
     from .guardian import Guardian
 
-READY_MARK = b"meca-init-done"  #: the container contract: anywhere on stdout
 LOOPBACK = "127.0.0.1"
-TAIL_LINES = 20
-LINE_BYTES = 500  #: of each line that is kept, its end
 POLL_S = 0.05  #: how soon an end is noticed when an app's child keeps connection and pipes open; else they tell
 CONNECT_GRACE_S = 5.0  #: apps may print the mark before they listen, as the first MECAnywhere examples did
 TERM_GRACE_S = 1.0  #: between SIGTERM and SIGKILL when an app is no longer needed
@@ -36,37 +33,19 @@ PIPE_BYTES = 64 << 10  #: that a pipe holds
 PORT_TRIES = 3  #: the port is free when it is chosen; somebody may take it before the app does
 
 _ENDED = "ended before it was ready"
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # ECMA-48 control sequences: colours and the like
-
-
-def printable(text: str) -> str:
-    """Return untrusted text without anything that could steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in _ESCAPES.sub("", text))
 
 
 class _Stream(asyncio.Protocol):
     """Reads one output of the app for as long as it lasts, so that its pipe never fills."""
 
-    def __init__(self, lines: deque[bytes], logs: list[Log], on_mark: Callable[[], None] | None) -> None:
+    def __init__(self, take: Callable[[bytes], None]) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lines = lines
-        self._logs = logs
-        self._on_mark = on_mark
-        self._rest = b""  #: begin of a line whose end has not come
+        self._take = take
 
     def data_received(self, data: bytes) -> None:
-        for log in self._logs:
-            log.write(data)
-        if self._on_mark and READY_MARK in self._rest + data:
-            self._on_mark()
-            self._on_mark = None
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._lines.extend(line[-LINE_BYTES:] for line in lines[-TAIL_LINES:])
-        self._rest = rest[-LINE_BYTES:]
+        self._take(data)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self._rest:
-            self._lines.append(self._rest)
         self.closed.set_result(None)
 
 
@@ -98,7 +77,7 @@ class AppProcess:
         self._guardian = guardian
         self._popen: subprocess.Popen[bytes] | None = None
         self._pipes: list[tuple[asyncio.BaseTransport, _Stream]] = []
-        self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self._output = Output()
         self._logs: list[Log] = []  #: of the calls that it has
         self._marked = asyncio.Event()
         self._stopping = False
@@ -137,10 +116,7 @@ class AppProcess:
 
     def last_lines(self) -> str:
         """Return the last lines of stdout and stderr, in the order in which they came, and what they are."""
-        if not self._lines:
-            return "it printed nothing"
-        lines = [printable(line.decode("utf-8", "replace")) for line in self._lines]
-        return "its last lines:\n  " + "\n  ".join(lines)
+        return self._output.told()
 
     @contextmanager
     def writing_to(self, log: Log, shared: bool = True) -> Iterator[None]:
@@ -202,7 +178,7 @@ class AppProcess:
         return reason and f"{reason}; {self.last_lines()}"
 
     def _spawn(self) -> None:
-        self._lines.clear()
+        self._output = Output()
         self._marked.clear()
         self.port = _free_port()
         own = {"PORT": str(self.port), "BIND_ADDRESS": LOOPBACK, "PYTHONUNBUFFERED": "1"}
@@ -222,8 +198,16 @@ class AppProcess:
     async def _connect_pipes(self) -> None:
         assert self._popen is not None
         loop = asyncio.get_running_loop()
-        for pipe, on_mark in ((self._popen.stdout, self._marked.set), (self._popen.stderr, None)):
-            self._pipes.append(await loop.connect_read_pipe(_stream_factory(self._lines, self._logs, on_mark), pipe))
+        for number, pipe in enumerate((self._popen.stdout, self._popen.stderr)):
+            take = partial(self._take, number)
+            self._pipes.append(await loop.connect_read_pipe(partial(_Stream, take), pipe))
+
+    def _take(self, stream: int, data: bytes) -> None:
+        for log in self._logs:
+            log.write(data)
+        self._output.feed(stream, data)
+        if self._output.marked:
+            self._marked.set()
 
     async def _until_ready(self) -> str | None:
         """Wait until the app listens; None, or why it does not."""
@@ -276,10 +260,6 @@ class AppProcess:
         for pipe in (self._popen.stdout, self._popen.stderr) if self._popen else ():
             if pipe is not None:
                 pipe.close()
-
-
-def _stream_factory(lines: deque[bytes], logs: list[Log], on_mark: Callable[[], None] | None) -> Callable[[], _Stream]:
-    return lambda: _Stream(lines, logs, on_mark)
 
 
 def _free_port() -> int:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
+from ..wire.data import printable
 from ..wire.printed import Log
 from .app_connection import AppConnections, Unreachable
-from .app_process import AppProcess, printable
+from .app_process import AppProcess
 from .engine_settings import full_name
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..wire.printed import Log
 from .app_connection import AppConnections
-from .app_process import CONNECT_GRACE_S, LINE_BYTES, READY_MARK, TAIL_LINES, accepts, printable
+from .app_process import CONNECT_GRACE_S, accepts
 from .engine import API_S, Ended, Engine, EngineError, Plan, in_thread
+from .output import READY_MARK, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +35,13 @@ class Failure(NamedTuple):
     wrote: bytes = b""  #: what it had written by then
 
 
-class Tail:
-    """The last lines that a container wrote, and whether its mark was among them. Fed by a thread."""
+class Written:
+    """What a container wrote, and the log of the call that gets it. Fed by a thread."""
 
     def __init__(self) -> None:
+        self.output = Output()
         self.early = self._last = self._log = Log()
         self._log_from = 0.0
-        self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
-        self._rests = [b"", b""]  #: begin of a line whose end has not come, of stdout and stderr
-        self.marked = False
 
     def write_to(self, log: Log) -> None:
         """Have a log get what is written from now on, and before that when it is the first one."""
@@ -58,18 +56,7 @@ class Tail:
         else:  # so soon after the call before that nobody can tell
             self._last.mixed = self._log.mixed = True
             (self._last if time.monotonic() < self._log_from else self._log).write(data)
-        if stream == 0 and READY_MARK in self._rests[0] + data:
-            self.marked = True
-        *lines, rest = (self._rests[stream] + data).split(b"\n")
-        self._lines.extend(line[-LINE_BYTES:] for line in lines[-TAIL_LINES:])
-        self._rests[stream] = rest[-LINE_BYTES:]
-
-    def told(self) -> str:
-        """Return the last lines, and what they are."""
-        lines = [*self._lines, *(rest for rest in self._rests if rest)][-TAIL_LINES:]
-        if not lines:
-            return "it printed nothing"
-        return "its last lines:\n  " + "\n  ".join(printable(line.decode("utf-8", "replace")) for line in lines)
+        self.output.feed(stream, data)
 
 
 class RunningContainer:
@@ -99,7 +86,7 @@ class RunningContainer:
         self._image = image
         self._ready_s = ready_s
         self._engine: Engine | None = None
-        self._tail = Tail()
+        self._written = Written()
         self._marked = asyncio.Event()
         self.over: asyncio.Future[Ended] = loop.create_future()
         self._stopped: asyncio.Future[None] = loop.create_future()
@@ -138,11 +125,11 @@ class RunningContainer:
 
     def last_lines(self) -> str:
         """Return the last lines of its log, and what they are."""
-        return self._tail.told()
+        return self._written.output.told()
 
     def write_to(self, log: Log) -> None:
         """Have a log get what it writes from now on; the first one gets all that it has written."""
-        self._tail.write_to(log)
+        self._written.write_to(log)
 
     # -- its life ---------------------------------------------------------------------------------
 
@@ -159,7 +146,9 @@ class RunningContainer:
             if self.connections is not None:
                 self.connections.close()
             if not self.ready.done():
-                told = failure and failure._replace(text=f"{self.name} {failure.text}", wrote=self._tail.early.take())
+                told = failure and failure._replace(
+                    text=f"{self.name} {failure.text}", wrote=self._written.early.take()
+                )
                 self.ready.set_result(told)
             await self._remove()
             self.ended.set_result(None)
@@ -228,8 +217,8 @@ class RunningContainer:
                 for pair in output:
                     for stream, data in enumerate(pair):
                         if data:
-                            self._tail.feed(stream, data)
-                    if self._tail.marked and not self._marked.is_set():
+                            self._written.feed(stream, data)
+                    if self._written.output.marked and not self._marked.is_set():
                         loop.call_soon_threadsafe(self._marked.set)
                 ended = engine.wait(self.plan.name)
             except BaseException as error:

@@ -15,9 +15,9 @@ import aiohttp
 from ..errors import ContainerFailed, NoHostFits, TaskFailed, TaskTimeout, UsageError
 from ..policy.placement import why_never
 from ..policy.warm import Fail, Give, Remove, Shape, Start, Todo, WarmPool
+from ..wire.data import printable
 from ..wire.printed import Log
 from .app_connection import Unreachable
-from .app_process import printable
 from .apps import DEATH_GRACE_S, EXCERPT_CHARS
 from .container import PORT, Failure, RunningContainer
 from .engine import API_S, Engine, EngineError, Plan, in_thread

@@ -27,9 +27,11 @@ PROTOCOL = 5
 _LENGTH = struct.Struct("<I")
 BY_REFERENCE = (FunctionType, BuiltinFunctionType, type)  #: plain functions, builtins and classes
 BY_NAME = 0x93  #: the pickle operation that refers to a module by name (`STACK_GLOBAL`)
+TBLIB = "tblib.pickling_support"  #: what it has made of an exception is not for others: see `by_value.py`
 NO_DEFINITION = 0  #: definition id of a call whose function is in its own payload
 
-_by_value: frozenset[bytes] = frozenset({b"__main__"})  #: names not to pickle by reference; replaced, never changed
+#: Names not to pickle by reference; replaced, never changed.
+_by_value: frozenset[bytes] = frozenset({b"__main__", TBLIB.encode()})
 _modules_seen: tuple[int, str] = (0, "")  #: how many modules there were when last looked through, and the newest
 _importable: dict[str, bool] = {}
 
@@ -79,10 +81,9 @@ def pickled_by_value(value: object) -> tuple[bytes, list[memoryview]]:
 
 
 def _dumps_by_value(value: object, large: Collector | None) -> bytes:
-    import cloudpickle
+    from . import by_value  # imports cloudpickle, which most calls do without
 
-    data: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=large)
-    return data
+    return by_value.dumps(value, PROTOCOL, large)
 
 
 def _names_ours(data: bytes) -> bool:

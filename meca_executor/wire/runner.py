@@ -190,11 +190,10 @@ def _runner() -> str:
 
 def _dumps_by_value(value: object) -> bytes:
     """Return a pickle that a Python with cloudpickle and nothing of ours can read."""
-    import cloudpickle
+    from .by_value import dumps
 
     with _by_value():
-        data: bytes = cloudpickle.dumps(value, PROTOCOL)
-    return data
+        return dumps(value, PROTOCOL)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def make(value):
 @pytest.fixture(autouse=True)
 def knows_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts as a fresh process does, and leaves no module registered with cloudpickle."""
-    monkeypatch.setattr(calls, "_by_value", {b"__main__"}, raising=False)
+    monkeypatch.setattr(calls, "_by_value", frozenset({b"__main__", b"tblib.pickling_support"}))
     monkeypatch.setattr(calls, "_importable", {})
     before = set(cloudpickle.list_registry_pickle_by_value())
     yield

@@ -274,7 +274,7 @@ def test_a_pickle_that_is_no_exception_is_a_failure() -> None:
     """A payload whose pickle holds anything else is not raised."""
     travels, payload = dump_exception(raised(ValueError("words")))
     assert travels
-    head = payload[: -len(pickle.dumps(ValueError("words"), calls.PROTOCOL))]
+    head = payload[: -len(calls.dumps(ValueError("words")))]
     error = load_exception(head + pickle.dumps("text", calls.PROTOCOL))
     assert type(error) is TaskFailed
     assert "ValueError: words" in str(error)
