@@ -45,6 +45,7 @@ AIOHTTP = Peer("aiohttp", "aiohttp", "ClientSession", packages=("aiohttp",))
 REF = "sampleserver:latest"
 IN_FLIGHT = 16
 WARM = 64  #: uncounted calls of each kind
+SETTLED = 2  #: on Docker the counted calls so often, in flight, before the clock runs: until all containers are there
 JSON = {"Content-Type": "application/json"}
 
 
@@ -63,9 +64,9 @@ def measure_docker(peer: Peer, options: Options) -> Figures:
     with docker.engine_with_image() as engine:
         if peer is MECA:
             cold = asyncio.run(docker.our_cold_start(engine)).figures()
-            return {**cold, **on_docker(ours(calls, IN_FLIGHT, docker.IMAGE))}
+            return {**cold, **on_docker(ours(calls, IN_FLIGHT, docker.IMAGE, SETTLED * calls))}
         with docker.bare_container(engine) as (address, first):
-            return {**first.figures(), **on_docker(by_threads(PORT, calls, address))}
+            return {**first.figures(), **on_docker(by_threads(PORT, calls, address, SETTLED * calls))}
 
 
 def on_docker(figures: Figures) -> Figures:
@@ -73,8 +74,8 @@ def on_docker(figures: Figures) -> Figures:
     return {f"docker_{name}": value for name, value in figures.items()}
 
 
-def ours(calls: int, workers: int, ref: str = REF) -> Figures:
-    """Return the figures of the executor."""
+def ours(calls: int, workers: int, ref: str = REF, warm: int = WARM) -> Figures:
+    """Return the figures of the executor, after so many uncounted calls in flight."""
     from meca_executor import Container, MecaExecutor
 
     greet = Container(ref)
@@ -88,12 +89,12 @@ def ours(calls: int, workers: int, ref: str = REF) -> Figures:
             return [number_in(future.result()) for future in futures]
 
         latencies(call, WARM)
-        many(WARM)
+        many(warm)
         took = latencies(call, calls)
         return {**p50_and_p99(took), "in_flight": rate(lambda: many(calls), range(calls))}
 
 
-def by_threads(port: int, calls: int, address: str = "127.0.0.1") -> Figures:
+def by_threads(port: int, calls: int, address: str = "127.0.0.1", warm: int = WARM) -> Figures:
     """Return the figures of the standard library's client."""
     own = threading.local()
 
@@ -108,7 +109,7 @@ def by_threads(port: int, calls: int, address: str = "127.0.0.1") -> Figures:
     connect()
     with closing(own.connection), ThreadPoolExecutor(IN_FLIGHT, initializer=connect) as pool:
         latencies(post, WARM)
-        list(pool.map(post, range(WARM)))
+        list(pool.map(post, range(warm)))
         took = latencies(post, calls)
         return {**p50_and_p99(took), "in_flight": rate(lambda: list(pool.map(post, range(calls))), range(calls))}
 
