@@ -6,6 +6,8 @@ import asyncio
 import datetime
 import os
 import ssl
+import subprocess
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
@@ -23,6 +25,7 @@ from tests.helpers.proxy import proxy
 from tests.helpers.scripts import run as run_program
 from tests.helpers.waiting import wait_until
 
+from .joined import joined_host
 from .standing import standing_gateway
 
 if TYPE_CHECKING:
@@ -60,14 +63,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standing]:
-    """A gateway on every address, whose key this process has."""
+def gateway(
+    request: pytest.FixtureRequest, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Standing]:
+    """A gateway on every address, whose key this process has; it has two workers, or as many as the parameter says."""
+    workers = str(getattr(request, "param", 2))
     pair = add_keys(tmp_path / "keys")
     monkeypatch.setenv("MECA_ACCESS_KEY", pair.access_key)
     monkeypatch.setenv("MECA_SECRET_KEY", pair.secret_key)
     monkeypatch.setenv("MECA_CA_FILE", str(files.ca))
     words = ("--key-file", str(tmp_path / "keys"), "--tls-cert", str(files.cert), "--tls-key", str(files.key))
-    with standing_gateway(tmp_path, "--host", "0.0.0.0", "--workers", "2", *words) as standing:
+    with standing_gateway(tmp_path, "--host", "0.0.0.0", "--workers", workers, *words) as standing:
         assert standing.url.startswith("https://")
         yield standing
 
@@ -109,6 +115,34 @@ def test_the_link_drops_and_comes_back(gateway: Standing, tmp_path: Path) -> Non
             wait_until(lambda before=before: link.connections > before, "the client comes back", LIMIT)  # type: ignore[misc]
         assert [future.result(LIMIT) for future in futures] == list(range(1000))
     assert sorted(map(int, ran.read_text().split())) == list(range(1000))
+
+
+@pytest.mark.parametrize("gateway", [0], indirect=True)
+def test_a_host_joins_and_is_cut_off(gateway: Standing, tmp_path: Path) -> None:
+    """It believes the gateway's CA, and what it does arrives once, whatever the cuts."""
+    ran = tmp_path / "ran"
+    with proxy(gateway.port) as link, joined_host(tmp_path, link.url.replace("http:", "https:")):
+        with MecaExecutor(gateway.url) as ex:
+            futures = [ex.submit(note, str(ran), number) for number in range(300)]
+            futures[100].result(LIMIT)
+            before = link.connections
+            link.cut()
+            wait_until(lambda: link.connections > before, "the host comes back", LIMIT)
+            assert [future.result(LIMIT) for future in futures] == list(range(300))
+            assert ex.submit(double, b"x" * 4_000_000).result(LIMIT) == b"x" * 8_000_000
+    assert sorted(map(int, ran.read_text().split())) == list(range(300))
+
+
+@pytest.mark.parametrize("gateway", [0], indirect=True)
+def test_a_host_that_does_not_believe_the_gateway_does_not_join(
+    gateway: Standing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MECA_CA_FILE")
+    command = [sys.executable, "-m", "meca_executor", "host", "--join", gateway.url]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 3
+    assert "its certificate is not believed" in done.stderr
+    assert "MECA_CA_FILE" in done.stderr
 
 
 def test_who_is_not_believed_is_not_spoken_to(
