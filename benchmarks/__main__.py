@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .harness import ROOT, plotter
 
-ALL = ("throughput", "latency", "payload", "scaling", "startup", "containers", "kernels", "scale")
+ALL = ("throughput", "latency", "payload", "scaling", "startup", "containers", "kernels", "cluster", "scale")
 USAGE = 2  #: exit code of a command line that a script does not understand
 
 
