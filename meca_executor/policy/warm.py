@@ -193,6 +193,8 @@ class WarmPool:
     # -- deciding ---------------------------------------------------------------------------------
 
     def _assign(self) -> list[Todo]:
+        if not self.waiting:
+            return []
         todo: list[Todo] = []
         coming: dict[Shape, int] = {}
         for one in self.containers.values():
