@@ -40,22 +40,25 @@ class Written:
 
     def __init__(self) -> None:
         self.output = Output()
-        self.early = self._last = self._log = Log()
-        self._log_from = 0.0
+        self.early = Log()
+        self._logs = [self.early]  #: of the calls whose text may still come; the last one is of the call that runs
+        self._since = 0.0  #: when that began
 
     def write_to(self, log: Log) -> None:
         """Have a log get what is written from now on, and before that when it is the first one."""
-        self._last, self._log_from, self._log = self._log, time.monotonic() + SKEW_S, log
         self.early.end()
+        self._logs = [*(other for other in self._logs if not (other.ended or other is log)), log]
+        self._since = time.monotonic()
         log.write(self.early.take())
 
     def feed(self, stream: int, data: bytes) -> None:
         """Take in what stdout (0) or stderr (1) has."""
-        if self._last.ended or self._last is self._log:
-            self._log.write(data)
-        else:  # so soon after the call before that nobody can tell
-            self._last.mixed = self._log.mixed = True
-            (self._last if time.monotonic() < self._log_from else self._log).write(data)
+        *before, log = self._logs
+        if before := [other for other in before if not other.ended]:  # so soon after them that nobody can tell whose
+            for other in (*before, log):
+                other.mixed = True
+            log = before[-1] if time.monotonic() < self._since + SKEW_S else log
+        log.write(data)
         self.output.feed(stream, data)
 
 
