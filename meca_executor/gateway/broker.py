@@ -64,8 +64,7 @@ class Broker:
 
     def close(self, session: str) -> list[Instruction]:
         """Forget a session; its running tasks are killed."""
-        gone = self.sessions.pop(session, None)
-        if gone is None:
+        if (gone := self.sessions.pop(session, None)) is None:
             return []
         gone.queue.take_all()
         self._forget(set(gone.objects))
@@ -93,8 +92,7 @@ class Broker:
 
     def _number_of(self, what: Definition, content: bytes) -> int:
         definition = (0, int(what), 0, content)
-        number = self._numbers.get(definition)
-        if number is None:
+        if (number := self._numbers.get(definition)) is None:
             number = self._numbers[definition] = len(self._definitions)
             self._definitions.append((number, *definition[1:]))
         return number
@@ -292,9 +290,9 @@ class Broker:
         if pool is not None and not started and worker.ending is None and not worker.retired:
             pool.failures[worker.host.id] += 1
             if pool.failures[worker.host.id] >= START_FAILURES and pool.broken is None:
-                pool.barred.add(worker.host.id)
-                if all(host.id in pool.barred for host in self.hosts.of(pool.owner)):
-                    self._fail_pool(pool, f"workers end before they can run anything: {how}")
+                pool.barred[worker.host.id] = how
+                for stuck, told in self.hosts.stuck([pool]):
+                    self._fail_pool(stuck, told)
         return self._flush(dispatch=True)
 
     # -- hosts ------------------------------------------------------------------------------------
@@ -312,9 +310,11 @@ class Broker:
 
     def vanished(self, host: BrokerHost, how: str) -> None:
         """A host is gone with its workers: whatever these had may have begun there."""
-        self.hosts.all.pop(host.id, None)
+        self.hosts.drop(host, self._pools.values())
         for session, ids in self._roster.vanished(host):
             self._refuse(session, ids, Status.LOST, how)
+        for pool, told in self.hosts.stuck(self._pools.values()):
+            self._fail_pool(pool, told)
 
     # -- inside -----------------------------------------------------------------------------------
 

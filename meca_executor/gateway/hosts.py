@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from ..policy.placement import why_nowhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .backlog import Lane
-    from .tasks import BrokerSession, BrokerWorker
+    from .tasks import BrokerSession, BrokerWorker, Pool
 
 HERE = 0  #: the number of the gateway's own machine
 PATIENCE_S = 1.0  #: who has waited longer for resources is promised those of a host
@@ -88,6 +88,18 @@ class Hosts:
         if not resource or not known or None in capacities:
             return None
         return why_nowhere(resource, [capacity for capacity in capacities if capacity is not None])
+
+    def drop(self, host: BrokerHost, pools: Iterable[Pool]) -> None:
+        """Forget a host, and what was found about workers there."""
+        self.all.pop(host.id, None)
+        for pool in pools:
+            pool.barred.pop(host.id, None)
+
+    def stuck(self, pools: Iterable[Pool]) -> Iterator[tuple[Pool, str]]:
+        """Yield those of whom no worker starts on any host that there is, and how they end."""
+        for pool in pools:
+            if pool.barred and pool.broken is None and all(host.id in pool.barred for host in self.of(pool.owner)):
+                yield pool, f"workers end before they can run anything: {next(reversed(pool.barred.values()))}"
 
     def in_use(self, host: BrokerHost) -> dict[str, float]:
         """What is held there, by resource."""

@@ -107,10 +107,12 @@ class Joining:
         if joined is not None and joined.birth == birth:
             return joined, True
         self._check(owner, claim)
-        for other in [one for one in self.sessions.values() if (one.owner, one.host.name) == (owner, claim.name)]:
+        for other in list(self.sessions.values()):
+            if other is not joined and (other.owner, other.host.name) != (owner, claim.name):
+                continue
             if other.send is not None and other is not joined:
                 raise SessionInUse(f"a host {claim.name!r} is here already; choose another --name")
-            self._lose(other, f"host {claim.name} joined anew, without what it had before")
+            self._lose(other, f"host {other.host.name} joined anew, without what it had before")
         return self._begin(session_id, owner, claim), False
 
     def _check(self, owner: str, told: Introduction) -> None:

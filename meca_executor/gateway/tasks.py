@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,10 +60,16 @@ class Options:
             raise ValueError(f"timeout {timeout!r} is not a positive number of seconds")
         if not isinstance(resource, dict) or not all(isinstance(value, (int, float)) for value in resource.values()):
             raise ValueError(f"resource {resource!r} is not an object of numbers")
+        resource = {name: float_of(value) for name, value in resource.items()}
         attempts = fields.get("attempts")
         if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
             raise ValueError(f"attempts {attempts!r} is not a number from 1 on")
         return cls(timeout, ref, runtime, resource, attempts)
+
+
+def float_of(amount: float) -> float:
+    """Return an amount that can be added to others: JSON has integers that no float can be."""
+    return amount if amount <= sys.float_info.max else float("inf")
 
 
 @dataclass(eq=False)
@@ -75,7 +82,7 @@ class Pool:
     sessions: int = 0
     #: host -> workers in a row that ended before they had run anything
     failures: Counter[int] = field(default_factory=Counter)
-    barred: set[int] = field(default_factory=set)  #: hosts on which no worker of it starts
+    barred: dict[int, str] = field(default_factory=dict)  #: hosts on which no worker of it starts, and why
     broken: str | None = None  #: why no task can run
     owner: str = ""
     live: set[int] = field(default_factory=set)  #: its workers, those that are leaving not counted

@@ -195,14 +195,19 @@ class Agent:
             return
         assert held.segment is not None
         ((task, status, micros, _),) = decode(outcomes.batch)
-        blob = next(self._sent_blobs)
-        self._flush()
-        for piece in pieces(blob, held.segment.parts(PIECE_BYTES)):
-            self._send(pack_piece(piece))
+        event, size = Event.BLOB, held.segment.size
+        if size > MESSAGE_LIMIT:  # the gateway would not take it, and this host no more
+            event, status = Event.OUTCOMES, int(Status.TOO_LARGE)
+            content = f"the value has {size:,} bytes, and {MESSAGE_LIMIT:,} can travel from another host".encode()
+        else:
+            content = mention(blob := next(self._sent_blobs))
+            self._flush()
+            for piece in pieces(blob, held.segment.parts(PIECE_BYTES)):
+                self._send(pack_piece(piece))
         held.segment.close()
         self._workers.send(local, Kind.DEFINE, encode([(0, Definition.FREED, 0, held.lent_as)]))
-        told = Outcomes(encode([(task, status & ~LENT, micros, mention(blob))]), 1, micros, plain=True)
-        self._tell(work.number, Event.BLOB, 0, pack_outcomes(told))
+        told = Outcomes(encode([(task, status & ~LENT, micros, content)]), 1, micros, plain=True)
+        self._tell(work.number, event, 0, pack_outcomes(told))
 
     def on_setup_failed(self, local: int, text: str) -> None:
         """The initializer raised."""

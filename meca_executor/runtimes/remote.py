@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import MecaError
+from ..errors import MecaError, TaskTooLarge
 from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
 from ..wire.hosting import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..wire.records import Record
     from .processes import Events
 
+ARRIVED_MOST = 16  #: blobs that no result has mentioned yet; a host mentions one before it sends the next
 STALE_S = 0.1  #: how old a look may be before time that has gone by since counts for the call
 
 
@@ -114,12 +115,15 @@ class RemoteWorkers:
             return None  # the memory of a large result is given back at the host, as soon as it was read
         if what == Definition.FORGET:
             self._let_go(worker, seen, number)
-        elif what == Definition.OBJECT and (payload[0] == SHARED or len(payload) >= BLOB_MIN):
+        elif what == Definition.OBJECT and (payload[:1] == _SHARED or len(payload) >= BLOB_MIN):
             if (copy := self._copies.get(number)) is None:
                 try:
-                    parts = [map_segment(payload)] if payload[0] == SHARED else contents(payload)
-                except MecaError as error:  # it is not there: calls that use it fail with that
+                    parts = [map_segment(payload)] if payload[:1] == _SHARED else contents(payload)
+                except (MecaError, ValueError) as error:  # not there, or garbage: calls that use it fail with that
                     return number, what, ref, failed(error)
+                if (size := sum(map(len, parts))) > MESSAGE_LIMIT:  # hosts take no such blob
+                    told = f"the object has {size:,} bytes, and {MESSAGE_LIMIT:,} can travel to another host"
+                    return number, what, ref, failed(TaskTooLarge(told))
                 copy = self._copies[number] = Copy(next(self._blobs))
                 self._flush()
                 for piece in pieces(copy.blob, parts):
@@ -200,6 +204,8 @@ class RemoteWorkers:
         records, piece = unpack(message)
         if piece is not None and (whole := self._arriving.add(piece)) is not None:
             self._arrived[whole[0]] = whole[1]
+            if len(self._arrived) > ARRIVED_MOST:
+                raise MalformedBatch(f"{len(self._arrived)} blobs that no result mentions")
         for worker, event, ref, payload in records:
             if event == Event.DRAIN or event == Event.GONE:
                 self._on_leave(event == Event.DRAIN)
@@ -261,10 +267,10 @@ def read_out(call: bytes) -> bytes:
         return call
     try:
         return bytes(map_segment(call))
-    except MecaError as error:
+    except (MecaError, ValueError) as error:  # what a client calls a reference may be none
         return failed(error)
 
 
-def failed(error: MecaError) -> bytes:
+def failed(error: Exception) -> bytes:
     """Return what stands in the place of a payload that cannot be read."""
     return bytes((FAILED,)) + str(error).encode()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -188,8 +189,8 @@ class Introduction:
 
 
 def is_amount(value: Any) -> bool:
-    """Whether this is a number from 0 on."""
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    """Whether this is a number from 0 on that a float can be; an integer may be any in JSON."""
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
 
 
 def why_no_host_name(name: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meca_executor.gateway.broker import Broker
+from meca_executor.gateway.broker import START_FAILURES, Broker
 from meca_executor.gateway.census import census
 from meca_executor.gateway.hosts import PATIENCE_S, BrokerHost
 from meca_executor.gateway.tasks import Options, Revoke, Spawn, Stop
@@ -301,6 +301,38 @@ def test_a_host_that_is_lost_loses_all_that_it_had() -> None:
     ((status, text),) = runtime.outcomes["a", next(id_ for id_, one in found.items() if one == Status.LOST)]
     assert (status, text) == (Status.LOST, b"host1 was away for too long")
     assert runtime.broker.hosts.of("me") == [runtime.broker.hosts.all[2]]
+
+
+@pytest.mark.parametrize("amount", [10**400, float("inf"), float("nan")], ids=["integer", "inf", "nan"])
+def test_an_amount_that_no_host_will_ever_have_waits_alone(amount: float) -> None:
+    """With no host yet it is not refused; when one comes, everybody else's calls run."""
+    runtime = runtime_on(here(0), sessions={"a": "me", "b": "me"})
+    runtime.broker.set_options("a", 9, Options.from_fields({"resource": {"cpu": amount}}))
+    runtime.submit("a", [1], tag=9)
+    runtime.broker.hosts.all[1] = other(1)
+    runtime.do(runtime.broker.changed(runtime.now))
+    runtime.submit("b", [2, 3])
+    runtime.quiet()
+    assert runtime.only("b") == {2: Status.OK, 3: Status.OK}
+    assert runtime.broker.sessions["a"].queued == 1
+
+
+def test_when_the_last_host_that_could_run_them_is_lost_calls_fail() -> None:
+    """No worker of theirs starts here, so that nothing would ever come of waiting."""
+    lost = other(1, slots=1)
+    runtime = runtime_on(here(1), lost)
+    runtime.submit("a", [1, 2, 3])
+    for _ in range(START_FAILURES):
+        for worker in list(runtime.workers.values()):
+            if runtime.broker.workers[worker.number].host is not lost:
+                runtime.end(worker, "the worker cannot start")
+    gone = [number for number, worker in runtime.broker.workers.items() if worker.host is lost]
+    runtime.broker.vanished(lost, "host1 left")
+    for number in gone:
+        del runtime.workers[number]
+    runtime.do(runtime.broker.changed(runtime.now))
+    assert sorted(runtime.only("a").values()) == [Status.LOST, Status.BROKEN, Status.BROKEN]
+    assert "the worker cannot start" in str(runtime.broken)
 
 
 def test_a_host_that_leaves_ends_what_runs_and_gives_back_the_rest() -> None:

@@ -137,6 +137,17 @@ async def test_a_name_is_taken_as_long_as_its_host_is_there() -> None:
 
 
 @in_a_loop
+async def test_one_session_is_one_host_whatever_it_calls_itself() -> None:
+    """Else those from before would be counted for ever, and their calls waited for."""
+    place = Place()
+    first, _ = place.join("s1")
+    second, _ = place.join("s1", told=replace(TOLD, name="crate"))
+    assert place.names == ["crate"]
+    assert place.removed == [first.host.id]
+    assert list(place.joining.sessions.values()) == [second]
+
+
+@in_a_loop
 async def test_who_comes_back_goes_on_with_what_was() -> None:
     """Its session is the same, frames that it has not had are sent again, and nothing was judged meanwhile."""
     place = Place()

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from meca_executor.errors import MecaError
+from meca_executor.runtimes import agent, remote
 from meca_executor.runtimes.agent import LOOK_S, Agent
 from meca_executor.runtimes.remote import RemoteWorkers, readable
 from meca_executor.wire import segments
+from meca_executor.wire.blobs import pieces
+from meca_executor.wire.hosting import pack_piece
 from meca_executor.wire.lending import LENT, Lender
 from meca_executor.wire.parcels import Parcel, unpack
-from meca_executor.wire.payloads import dump, held_by, load
+from meca_executor.wire.payloads import check_room, dump, held_by, load
 from meca_executor.wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode
 
 if TYPE_CHECKING:
@@ -231,6 +235,64 @@ async def test_calls_in_shared_memory_are_read_out() -> None:
     segment.close()
     ((_, _, _, gone),) = decode(readable(encode([(2, 0, 0, reference)])))
     assert b"shared memory" in gone
+
+
+@in_a_loop
+async def test_what_is_no_reference_is_an_error_of_its_own_call() -> None:
+    """A client may send anything; whoever's turn it is meanwhile has no part in it."""
+    pair = Pair()
+    pair.remote.spawn(5)
+    pair.remote.send(5, Kind.CALLS, encode([(1, 0, 0, encode([(7, 0, 0, b"M, and no reference")]))]))
+    for number, payload in ((1, b""), (2, b"M, and no reference")):
+        pair.remote.send(5, Kind.DEFINE, encode([(number, Definition.OBJECT, 0, payload)]))
+    await pair.carry()
+    calls, empty, defined = (did[3] for did in pair.local.did if did[0] == "send")
+    ((_, _, _, call),) = decode(calls[0][3])
+    assert empty == [(1, Definition.OBJECT, 0, b"")]
+    for payload in (call, defined[0][3]):
+        with pytest.raises(MecaError, match="a reference to shared memory has"):
+            check_room(payload)
+
+
+@needs_segments
+@in_a_loop
+async def test_what_is_too_large_to_travel_costs_no_host() -> None:
+    """Either end would take it for garbage, and drop the other with all that runs there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for side in (remote, agent):
+            patch.setattr(side, "MESSAGE_LIMIT", 100_000)
+        await too_large()
+
+
+async def too_large() -> None:
+    pair = Pair()
+    number = await pair.run_calls()
+    pair.remote.send(5, Kind.DEFINE, encode([(1, Definition.OBJECT, 0, dump(LARGE, None))]))
+    held = dump(LARGE, Lender())
+    adopted = held_by(segments.open_segment(held))
+    adopted.lent_as = bytes(held)
+    batch = encode([(7, Status.OK | LENT, 3, adopted)])
+    pair.agent.on_outcomes(number, Outcomes(batch, 1, 3, plain=True, shared=adopted))
+    await pair.carry()
+    _, freed, defined = (did[3] for did in pair.local.did if did[0] == "send")
+    with pytest.raises(MecaError, match="100,000 can travel to another host"):
+        check_room(defined[0][3])
+    assert freed == [(0, Definition.FREED, 0, bytes(held))]
+    ((_, _, outcomes),) = pair.told
+    ((_, status, _, text),) = decode(outcomes.batch)
+    assert (status, outcomes.shared) == (Status.TOO_LARGE, None)
+    assert b"100,000 can travel from another host" in text
+
+
+@in_a_loop
+async def test_a_host_cannot_fill_the_gateways_memory_with_blobs() -> None:
+    """Each is that of a result, which comes before the next one."""
+    pair = Pair()
+    await pair.run_calls()
+    with pytest.raises(MalformedBatch, match="that no result mentions"):
+        for number in range(1, 100):
+            for piece in pieces(number, [b"content"]):
+                pair.remote.on_message(pack_piece(piece))
 
 
 @needs_segments

@@ -92,6 +92,8 @@ def test_an_introduction_comes_out_as_it_went_in() -> None:
         ("capacity", [], "capacity"),
         ("capacity", {"cpu": -1}, "capacity"),
         ("capacity", {"cpu": math.inf}, "capacity"),
+        ("capacity", {"cpu": 10**400}, "capacity"),
+        ("grace", 10**400, "grace"),
         ("grace", None, "grace"),
         ("grace", -1, "grace"),
         ("grace", GRACE_MOST_S + 1, "grace"),
