@@ -101,8 +101,14 @@ class Connection:
         on("disconnect", self._disconnected, namespace=proof.NAMESPACE)
         on("connect_error", self._connect_error, namespace=proof.NAMESPACE)
 
-    async def open(self, keys: KeyPair, hello: dict[str, Any], timeout: float) -> Welcome:
+    async def open(self, keys: KeyPair, hello: dict[str, Any], timeout: float, *, again: bool = False) -> Welcome:
         """Connect and prove; returns what the gateway says.
+
+        Args:
+            keys: The pair to prove oneself with.
+            hello: What is said of oneself.
+            timeout: Seconds for all of it.
+            again: The gateway had welcomed us before, whatever it has sent since.
 
         Raises:
             GatewayUnreachable: Nobody answers in `timeout` seconds.
@@ -112,7 +118,7 @@ class Connection:
             UsageError: The hello is longer than gateways take.
         """
         check_hello(hello)
-        self._resuming = bool(hello.get("received"))
+        self._resuming = again or bool(hello.get("received"))
         try:
             return await asyncio.wait_for(self._open(keys, hello, timeout), timeout)
         except (asyncio.TimeoutError, TimeoutError):

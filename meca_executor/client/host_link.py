@@ -166,7 +166,7 @@ class HostLink:
         }
         self._lost.clear()
         try:
-            welcome = await connection.open(self._keys, hello, limit)
+            welcome = await connection.open(self._keys, hello, limit, again=self._joined)
         except GatewayRefused as error:
             await connection.close()
             if not self._joined or not isinstance(error, SessionTaken):

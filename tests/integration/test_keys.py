@@ -21,6 +21,7 @@ from tests.helpers.processes import children, command, descendants, is_running
 from tests.helpers.proxy import proxy
 from tests.helpers.waiting import wait_until
 
+from .joined import joined_host
 from .key_clients import LIMIT, client, greet, in_a_loop, own_gateway, refusal, works
 from .standing import standing_gateway
 
@@ -165,6 +166,23 @@ def test_an_address_that_fails_has_to_wait(tmp_path: Path, key_file: Path) -> No
             assert ex.submit(abs, -2).result(LIMIT) == 2
         assert "198.51.100.7 has to wait" in standing.log
         assert "203.0.113.9" not in standing.log
+
+
+def test_a_host_that_had_nothing_to_do_waits_like_others(tmp_path: Path, key_file: Path) -> None:
+    """Who shares its address and fails does not end it, though it was never sent a thing."""
+    pair = add_keys(key_file)
+    env = {"MECA_ACCESS_KEY": pair.access_key, "MECA_SECRET_KEY": pair.secret_key}
+    with standing_gateway(tmp_path, "--workers", "0", "--behind-proxy", "--key-file", str(key_file)) as standing:
+        with (
+            forwarder(standing.port, "198.51.100.7") as bad,
+            forwarder(standing.port, "198.51.100.8") as good,
+            proxy(int(bad.rpartition(":")[2])) as link,
+            joined_host(tmp_path, link.url, env=env) as host,
+        ):
+            wait_until(lambda: "try again in" in refusal(bad, wrong(pair)), "it is refused", LIMIT)
+            link.cut()
+            host.await_log("is back")
+            assert works(good, pair)
 
 
 def test_the_old_dialect_is_not_served_behind_a_proxy(tmp_path: Path, key_file: Path) -> None:
