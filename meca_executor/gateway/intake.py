@@ -10,12 +10,13 @@ from ..settings import TASK_ID_LIMIT, TOLD_LIMIT, why_no_ref
 from ..wire import proof
 from ..wire.blobs import MENTION_BYTES, mentioned
 from ..wire.records import Definition, Kind, MalformedBatch, Record, Release, Status, decode, encode, starts, unpack_id
+from ..wire.segments import own_prefix
 from ..wire.sessions import generation_of
 from .shelf import Calls
 from .tasks import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..wire.stream import Message
     from .broker import Broker
@@ -63,6 +64,7 @@ class Intake:
         self._capacity = capacity  #: what this host has of each resource
         self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
         self._why_not = why_not
+        self._ours = own_prefix()  #: what references to our own memory begin with
 
     def take(self, session: Session, message: Message) -> None:
         """Take in a message that has just come; all else as `act`."""
@@ -108,6 +110,7 @@ class Intake:
                 if what == Definition.PATH:
                     self._broker.set_path(session.now.id, definition)
                 elif what in (Definition.OBJECT, Definition.CODE):
+                    self._check_literal([definition])
                     self._broker.put(session.now.id, number, session.meant(definition), Definition(what))
                 elif what == Definition.FORGET:
                     self.forget(session, session.now, number)
@@ -188,12 +191,19 @@ class Intake:
     def _meant(self, session: Session, group: Record) -> Record:
         """Return a group with what it mentions: a call that is a blob is the only one of its group."""
         count, tag, ref, batch = group
+        if self._ours in batch and tag not in session.now.containers:
+            self._check_literal(call for _, _, _, call in decode(batch))
         if count != 1 or len(batch) != MENTION_BYTES or tag in session.now.containers:
             return group
         ((id_, before, _, call),) = decode(batch)
         if session.tenure is not None and (number := mentioned(call)) is not None:
             session.tenure.blobs[number] = id_
         return count, tag, ref, encode([(id_, before, 0, session.meant(call))])
+
+    def _check_literal(self, payloads: Iterable[bytes]) -> None:
+        """Check that a client does not refer to our own memory: what lies there may be another owner's."""
+        if any(payload.startswith(self._ours) for payload in payloads):
+            raise MalformedBatch("a reference to memory of the gateway's own")
 
     def _taken_elsewhere(self, session: Session, generation: Generation, group: Record) -> bool:
         """Whether calls are none for a worker process; then they have been seen to here."""

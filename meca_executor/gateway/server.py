@@ -297,6 +297,8 @@ class Server:
         """What shows that client and gateway can read each other's memory; nothing where values outlive one of them."""
         if self._probe is None or self._hub.durable or not isinstance(session, Session) or session.tenure is not None:
             return [None, None]
+        if offer.partition(":")[0] == self._probe.offer().partition(":")[0]:
+            return [None, None]  # a client in our own process: what it refers to cannot be told from what is ours
         return [self._probe.offer(), probe.answer(offer)]
 
     # -- keys that come and go -----------------------------------------------------------------------

@@ -243,6 +243,11 @@ def open_segment(reference: bytes) -> Segment:
     return segment
 
 
+def own_prefix() -> bytes:
+    """Return what references to this process's own segments begin with."""
+    return _REFERENCE.pack(SHARED, os.getpid(), 0, 0, 0)[:5]
+
+
 def size_of(reference: bytes) -> int:
     """Return the bytes of what is referred to.
 

@@ -13,7 +13,9 @@ from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.hub import Hub
 from meca_executor.gateway.session import SessionRefused
+from meca_executor.wire import segments
 from meca_executor.wire.blobs import LAST, mention
+from meca_executor.wire.parcels import Parcel
 from meca_executor.wire.records import Definition, Kind, MalformedBatch, Record, Status, decode, encode
 from meca_executor.wire.stream import Stream
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from meca_executor.wire.printed import Log
 
 SETUP: list[Record] = [(0, 0, 0, b"{}"), (0, 0, 0, b"")]
+needs_segments = pytest.mark.skipif(not segments.available(), reason="shared memory of this kind is Linux's")
 PATIENCE = 200  #: turns of the loop in which what needs no time must have happened
 
 
@@ -270,6 +273,31 @@ async def test_what_cannot_be_understood_is_a_value_error() -> None:
         else:
             wrong.append(f"{kind.name} {payload[:20]!r} is taken in")
     assert not wrong, "\n".join(wrong)
+
+
+@needs_segments
+@in_a_loop
+async def test_what_the_gateway_has_in_its_memory_is_no_clients_to_name() -> None:
+    """It may be another owner's; a container's input may begin with the same bytes, and a call may contain them."""
+    segment = segments.Segment.create(Parcel(b"of another owner"))
+    assert segment is not None
+    reference = segment.reference()
+    for kind, records in [
+        (Kind.TASKS, [(2, 1, 0, encode([(1, 0, 0, b"call"), (2, 0, 0, reference)]))]),
+        (Kind.DEFINE, [(1, int(Definition.OBJECT), 0, reference)]),
+    ]:
+        client = Client()
+        client.options(1)
+        with pytest.raises(MalformedBatch, match="memory of the gateway's own"):
+            client.tell(kind, records)
+    client = Client()
+    client.options(1)
+    client.submit(1, [1], b"call " + reference)
+    client.options(2, container_ref="knn:latest")
+    client.submit(2, [2], reference)
+    assert (await client.settled(1))[2][0] == Status.REPLY
+    assert client.hub.broker.sessions["s"].under_way == 1
+    segment.close()
 
 
 @in_a_loop
