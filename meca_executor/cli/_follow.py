@@ -13,7 +13,7 @@ from ..client.portal import portal
 from ..errors import MecaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..client.kernel_result import RunResult
     from ..client.kernels import KernelCore, RunState
@@ -38,6 +38,7 @@ def follow(
 
     Raises:
         KeyboardInterrupt: After the run was interrupted, too, and has ended.
+        BrokenPipeError: The same; whoever read our output is gone.
     """
     asked = core.stateful and mode == "query"  # such a kernel says when it wants a line
     if not asked and reads and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
@@ -54,10 +55,22 @@ def follow(
                 return result
             _answer(core, state.run, secret=bool((result["options"] or {}).get("is_password")))
     except KeyboardInterrupt:
-        with contextlib.suppress(MecaError, TimeoutError):
-            portal.submit(core.ask("interrupt", {"run": state.run})).result(INTERRUPT_S)
-            portal.submit(core.follow(state, INTERRUPT_S, _show, _write)).result(INTERRUPT_S + 1)
+        _interrupt(core, state, _show, _write)
         raise
+    except BrokenPipeError:
+        _interrupt(core, state, None, lambda stream, data: None)
+        raise
+
+
+def _interrupt(
+    core: KernelCore,
+    state: RunState,
+    show: Callable[[str, Any], object] | None,
+    write: Callable[[str, bytes], object],
+) -> None:
+    with contextlib.suppress(MecaError, TimeoutError, BrokenPipeError):
+        portal.submit(core.ask("interrupt", {"run": state.run})).result(INTERRUPT_S)
+        portal.submit(core.follow(state, INTERRUPT_S, show, write)).result(INTERRUPT_S + 1)
 
 
 def begin_kept(core: KernelCore, code: str, mode: str, opts: Mapping[str, Any], timeout: float | None) -> str:
@@ -87,10 +100,9 @@ async def _begin(core: KernelCore, code: str, mode: str, opts: Mapping[str, Any]
 def _write(stream: str, data: bytes) -> None:
     """In the portal's thread: pass on what was said, as it is."""
     out = sys.stderr if stream == "stderr" else sys.stdout
-    with contextlib.suppress(BrokenPipeError):
-        out.flush()
-        out.buffer.write(data)
-        out.buffer.flush()
+    out.flush()
+    out.buffer.write(data)
+    out.buffer.flush()
 
 
 def _show(kind: str, data: Any) -> None:

@@ -40,8 +40,7 @@ class Status:
 
     def fail(self, text: str) -> None:
         """Something that did not; also when quiet."""
-        line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-        self._line(FAIL, line, show=True)
+        self._line(FAIL, " ".join(text.split()), show=True)
 
     def clear(self) -> None:
         """Take back a line that says to wait."""
@@ -53,7 +52,9 @@ class Status:
     def _line(self, mark: tuple[str, int], text: str, *, show: bool) -> None:
         self.clear()
         if show:
-            self._out.write(f"{self._mark(mark)} {text}\n")
+            # It may name what a program has named: nothing in it may steer the terminal.
+            line = "".join(letter if letter.isprintable() else "?" for letter in text)
+            self._out.write(f"{self._mark(mark)} {line}\n")
             self._out.flush()
 
     def _mark(self, mark: tuple[str, int]) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64 << 10
 DRAIN_S = 1.0  #: for what was printed before the end; a child that lives on may hold the pipe
+DRAIN_MOST_S = 5.0  #: also when that one goes on printing
 GRACE_S = 5.0  #: an interrupted step may take this long to end
 
 
@@ -121,8 +122,11 @@ class Steps:
 
     async def _finish(self, run: Run, program: Program, tasks: list[asyncio.Task[None]]) -> None:
         await program.end()
-        readers, said = tasks[:2], -1
-        while run.tape.full or said != run.tape.said:  # a reader that is behind is waited for
+        readers, said, loop = tasks[:2], -1, asyncio.get_running_loop()
+        latest = loop.time() + DRAIN_MOST_S
+        while run.tape.full or (said != run.tape.said and loop.time() < latest):
+            if run.tape.full:  # a reader that is behind is waited for
+                latest = loop.time() + DRAIN_MOST_S
             said = run.tape.said
             if not (await asyncio.wait(readers, timeout=DRAIN_S))[1]:
                 break

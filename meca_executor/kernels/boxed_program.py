@@ -83,7 +83,8 @@ class BoxedProgram:
             self._place.oom_kills = int(memory[1])
             self.out_of_memory = True
         killed = -signal.SIGKILL  # and all its group, or its container
-        self._code.set_result(killed if code is None else as_child(int(code[1])))
+        if not self._code.done():
+            self._code.set_result(killed if code is None else as_child(int(code[1])))
 
     def _let_go(self) -> None:
         if self._keeper >= 0:
@@ -131,6 +132,9 @@ class BoxedProgram:
                 await asyncio.wait((self._code,), timeout=patience)
         if self.running:
             await self._place.end("a program in its container could not be ended")
+            await asyncio.wait((self._code,), timeout=TERM_S)
+            if self.running:  # nor could its container: the engine is gone, and nobody may wait for it
+                self._code.set_result(-signal.SIGKILL)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def end_input(self) -> None:

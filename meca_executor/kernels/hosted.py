@@ -88,6 +88,7 @@ class HostedKernel:
         self._worker: asyncio.Task[None] | None = None
         self._ready: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._restarting = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<HostedKernel {self.id} {self.found.name} {self.state}>"
@@ -115,7 +116,12 @@ class HostedKernel:
         if self._ready is None:
             self._ready = asyncio.create_task(self._begin())
             self._ready.add_done_callback(self._on_ready)
-        await asyncio.shield(self._ready)
+        try:
+            await asyncio.shield(self._ready)
+        except asyncio.CancelledError:
+            if self.why is None or not self._ready.cancelled():
+                raise
+            raise KernelEnded(f"kernel {self.id} ended: {self.why}") from None
 
     async def _begin(self) -> None:
         found = await self._place.prepare(self.found)
@@ -180,7 +186,7 @@ class HostedKernel:
     async def _do(self, run: Run) -> None:
         run.status, run.begun = "running", time.time()
         self.log.say("in", f"[{run.mode} {run.id}]\n{run.code}\n" if run.code else f"[{run.mode} {run.id}]\n")
-        self.log.copy(run.tape)
+        run.tape.copy = self.log.add_entry
         before = self.folder.state()
         try:
             outcome = await (self._engine.run(run) if run.mode == "query" else self._steps.batch(run, self.found))
@@ -240,8 +246,11 @@ class HostedKernel:
         Raises:
             KernelError: It does not start again; the kernel has ended then.
         """
-        if self._ready is not None:
-            await asyncio.shield(self._ready)
+        async with self._restarting:
+            await self._restart()
+
+    async def _restart(self) -> None:
+        await self.start()
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -250,6 +259,8 @@ class HostedKernel:
             run.end(
                 "interrupted", INTERRUPTED, {"name": "Restarted", "value": "the kernel was restarted", "traceback": ""}
             )
+        if self.why is not None:  # meanwhile
+            raise KernelEnded(f"kernel {self.id} ended: {self.why}")
         self._queue = asyncio.Queue(QUEUED)
         self._memory = None
         self._engine = self._make_engine()

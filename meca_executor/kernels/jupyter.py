@@ -66,7 +66,7 @@ class JupyterEngine:
         self._message = ""  # the id of the request whose answers belong to the run
         self._idle = asyncio.Event()
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._stopping = False
+        self._stopping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """As `Engine`."""
@@ -136,7 +136,10 @@ class JupyterEngine:
             how = self._death or f"it does not answer within {START_S:g} s"
             raise KernelError(f"the kernel {self._spec.display_name!r} does not get ready: {how}")
         # A subscription may take effect later than the first answer: no output may be missed.
+        latest = asyncio.get_running_loop().time() + START_S
         while not self._idle.is_set() and self._death is None:
+            if asyncio.get_running_loop().time() > latest:
+                raise KernelError(f"the kernel {self._spec.display_name!r} says nothing on its channel for output")
             self._message = self._ask(self._client.kernel_info)
             reply = asyncio.get_running_loop().create_future()
             self._replies[self._message] = reply
@@ -324,9 +327,11 @@ class JupyterEngine:
 
     async def stop(self) -> None:
         """As `Engine`."""
-        if self._stopping:
-            return
-        self._stopping = True
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)  # whoever waits for it may be cancelled
+
+    async def _stop(self) -> None:
         client, program = self._client, self._program
         if program is not None:
             if program.running and client is not None and self._run is None:
@@ -339,11 +344,9 @@ class JupyterEngine:
             await program.end()
         self._death = self._death or "it was ended"
         self._dead.set()
-        current = asyncio.current_task()
         for task in self._tasks:
-            if task is not current:
-                task.cancel()
-        await asyncio.gather(*(task for task in self._tasks if task is not current), return_exceptions=True)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if client is not None:
             client.stop_channels()
         if self._context is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
-
-from .tape import Reader
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .tape import Tape
+    from collections.abc import Mapping
 
 LOG_BYTES = 4 << 20  #: that are kept
+PIECE_BYTES = 4096  #: up to which what follows of the same stream is kept as one piece
 STREAMS = ("in", "stdout", "stderr")
 
 
@@ -27,32 +26,23 @@ class Log:
 
     def add(self, stream: str, body: bytes) -> None:
         """Write something down; the oldest goes."""
-        if stream in STREAMS:
+        if stream not in STREAMS or not body:
+            return
+        body = body[-LOG_BYTES:]
+        self._bytes += len(body)
+        last = self._parts[-1] if self._parts else ("", b"")
+        if stream == last[0] != "in" and len(last[1]) + len(body) <= PIECE_BYTES:
+            self._parts[-1] = stream, last[1] + body
+        else:
             self._parts.append((stream, body))
-            self._bytes += len(body)
-            while self._bytes > LOG_BYTES:
-                self._bytes -= len(self._parts.popleft()[1])
+        while self._bytes > LOG_BYTES:
+            self._bytes -= len(self._parts.popleft()[1])
 
-    def copy(self, tape: Tape) -> None:
-        """Write down all that comes on a tape."""
-        tape.readers.append(_Copy(tape, self))
+    def add_entry(self, head: Mapping[str, Any], body: bytes) -> None:
+        """Write down what came on a tape."""
+        self.add(str(head.get("t")), body)
 
     @property
     def parts(self) -> list[tuple[str, bytes]]:
         """What there is: (`in`, `stdout` or `stderr`, text)."""
         return list(self._parts)
-
-
-class _Copy(Reader):
-    """A reader that is never behind."""
-
-    def __init__(self, tape: Tape, log: Log) -> None:
-        super().__init__()
-        self._tape = tape
-        self._log = log
-
-    def pump(self) -> None:
-        """There is more."""
-        for entry in self._tape.after(self.number):
-            self.number = entry.number
-            self._log.add(str(entry.head.get("t")), entry.body)

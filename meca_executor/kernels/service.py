@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,6 +91,7 @@ class Guest:
         self.forwards: list[Forward] = []
         self.temporary: list[HostedKernel] = []  #: kernels that end with the session
         self.used: dict[str, HostedKernel] = {}
+        self.holds: Counter[str] = Counter()  #: how often it has got each, and not left it
         self.runs: list[tuple[HostedKernel, Run]] = []  #: that it follows
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -167,7 +169,7 @@ class KernelService:
         for forward in list(guest.forwards):
             forward.close()
         for kernel, run in guest.runs:
-            if not (run.kept or any(isinstance(reader, Forward) for reader in run.tape.readers)):
+            if not (run.kept or run.tape.readers):
                 kernel.abandon(run)
         for kernel in guest.used.values():
             kernel.users -= 1
@@ -193,10 +195,13 @@ class KernelService:
 
     def _kernel(self, visitor: Visitor, guest: Guest, note: Note) -> HostedKernel:
         kernel = self._find(visitor, note.head)
+        self._use(guest, kernel)
+        return kernel
+
+    def _use(self, guest: Guest, kernel: HostedKernel) -> None:
         if kernel.id not in guest.used:
             guest.used[kernel.id] = kernel
             kernel.users += 1
-        return kernel
 
     async def _do_create(self, visitor: Visitor, guest: Guest, note: Note) -> None:
         head = note.head
@@ -211,8 +216,8 @@ class KernelService:
             return
         if created and not head.get("keep", token is not None):
             guest.temporary.append(kernel)
-        guest.used[kernel.id] = kernel
-        kernel.users += 1
+        self._use(guest, kernel)
+        guest.holds[kernel.id] += 1
         visitor.tell(note.number, Say.REPLY, {**kernel.info(), "created": created})
 
     async def _do_destroy(self, visitor: Visitor, guest: Guest, note: Note) -> None:
@@ -223,11 +228,16 @@ class KernelService:
         if kernel in guest.temporary:
             guest.temporary.remove(kernel)
         guest.used.pop(kernel.id, None)
+        guest.holds.pop(kernel.id, None)
         visitor.tell(note.number, Say.REPLY, {"stats": info})
 
     async def _do_leave(self, visitor: Visitor, guest: Guest, note: Note) -> None:
-        if (kernel := guest.used.pop(str(note.head["kernel"]), None)) is not None:
-            kernel.users -= 1
+        name = str(note.head["kernel"])
+        guest.holds[name] -= 1
+        if guest.holds[name] <= 0:
+            del guest.holds[name]
+            if (kernel := guest.used.pop(name, None)) is not None:
+                kernel.users -= 1
         visitor.tell(note.number, Say.REPLY, {})
 
     async def _do_restart(self, visitor: Visitor, guest: Guest, note: Note) -> None:

@@ -103,6 +103,7 @@ class Tape:
         self.dropped_bytes = 0  #: of output that nobody waited for
         self.ended = False
         self.readers: list[Reader] = []
+        self.copy: Callable[[dict[str, Any], bytes], object] | None = None  #: told all that is added
         self._room = asyncio.Event()
         self._room.set()
 
@@ -154,6 +155,8 @@ class Tape:
         self._add(head, body)
 
     def _add(self, head: dict[str, Any], body: bytes) -> None:
+        if self.copy is not None:
+            self.copy(head, body)
         last = self._entries[-1] if self._entries else None
         if (
             last is not None

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .place import Place, Program, Size
 
 KEPT_BYTES = 1 << 20  #: of what it showed, for those who come back
-DRAIN_S = 1.0
+DRAIN_S = 1.0  #: for what its program has shown before it ended
+LOOK_S = 0.1
 TYPED_BYTES = 16 << 20  #: that may wait until the program reads it
 
 
@@ -39,6 +40,8 @@ class Terminal:
         self._typed_bytes = 0
         self._program: Program | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._restarting = asyncio.Lock()
 
     async def begin(self) -> None:
         """Start its program.
@@ -56,13 +59,21 @@ class Terminal:
         writer = asyncio.create_task(self._type(program.typed))
         code = await program.ended()
         program.signal(signal.SIGHUP)
-        await asyncio.wait((reader,), timeout=DRAIN_S)
+        await self._drained(reader)
         for task in (reader, writer):
             task.cancel()
         await asyncio.gather(reader, writer, return_exceptions=True)
         program.close()
         if program is self._program:
             self.tape.end({"t": "exit", "code": code_of(code)})
+
+    async def _drained(self, reader: asyncio.Task[None]) -> None:
+        """Wait until what was shown before the end is on the tape, also when those who look are behind."""
+        latest = asyncio.get_running_loop().time() + DRAIN_S
+        while not reader.done() and asyncio.get_running_loop().time() < latest:
+            await asyncio.wait((reader,), timeout=LOOK_S)
+            if self.tape.full and not self._closing:
+                latest = asyncio.get_running_loop().time() + DRAIN_S
 
     async def _show(self, descriptor: int) -> None:
         async for data in chunks(descriptor):
@@ -105,6 +116,10 @@ class Terminal:
 
     async def restart(self) -> None:
         """End the program and begin another one, which goes on where the output stopped."""
+        async with self._restarting:
+            await self._restart()
+
+    async def _restart(self) -> None:
         old, old_task = self._program, self._task
         readers, self.tape.readers = self.tape.readers, []
         try:
@@ -122,6 +137,7 @@ class Terminal:
 
     async def close(self) -> None:
         """End it, and wait until it is gone."""
+        self._closing = True
         if self._program is not None and self._task is not None:
             self._program.signal(signal.SIGHUP)
             await self._program.end()

@@ -6,14 +6,19 @@ was found is opened without following any link.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KernelError
 from ..wire.kernels import FILE_BYTES, FILES, TOTAL_BYTES
 from .own_folder import OwnFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 NAME_BYTES = 1024  #: of a path
 LISTED = 10_000  #: files that a listing names
@@ -53,16 +58,8 @@ class WorkFolder:
     def _open(self, real: Path, flags: int, *, make: bool = False) -> int:
         """Open what `confined` gave; a link that was put there meanwhile is an error."""
         *folders, name = real.relative_to(self.root).parts or (".",)
-        here = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | NO_LINK)
+        here = self._folder(folders, make=make)
         try:
-            for folder in folders:
-                if make:
-                    try:
-                        os.mkdir(folder, dir_fd=here)
-                    except FileExistsError:
-                        pass
-                before, here = here, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK, dir_fd=here)
-                os.close(before)
             handle = os.open(name, flags | NO_LINK, 0o666, dir_fd=here)
         finally:
             os.close(here)
@@ -70,6 +67,21 @@ class WorkFolder:
             return handle
         os.close(handle)
         raise OSError(0, "it is no plain file")
+
+    def _folder(self, folders: Iterable[str], *, make: bool = False) -> int:
+        """Open a folder of what `confined` gave; as `_open`."""
+        here = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | NO_LINK)
+        try:
+            for folder in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=here)
+                before, here = here, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK, dir_fd=here)
+                os.close(before)
+        except BaseException:
+            os.close(here)
+            raise
+        return here
 
     def write(self, path: str, content: bytes, mode: int | None = None) -> None:
         """Put a file there, its folders too; one that is there is replaced.
@@ -95,20 +107,15 @@ class WorkFolder:
         """
         found: dict[str, int] = {}
         for pattern in patterns:
-            parts = PurePosixPath(pattern)
-            if not pattern or parts.is_absolute() or ".." in parts.parts:
+            parts = PurePosixPath(pattern).parts
+            if not pattern or pattern.startswith("/") or ".." in parts:
                 raise KernelError(f"pattern {pattern!r} leads out of the kernel's folder")
-            if parts == PurePosixPath("."):
-                parts = PurePosixPath("**/*")
-            try:
-                places = sorted(self.root.glob(str(parts)))
-            except ValueError as error:
-                raise KernelError(f"pattern {pattern!r} cannot be read: {error}") from error
-            files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
-            inside = [file for file in files if file.is_file() and self._is_inside(file)]
+            if any("**" in part and part != "**" for part in parts):
+                raise KernelError(f"pattern {pattern!r} cannot be read: '**' stands for whole folders")
+            inside = {path: size for path, size in self._plain() if fits(PurePosixPath(path).parts, parts)}
             if not inside:
                 raise KernelError(f"{pattern!r} names no file in the kernel's folder")
-            found.update({file.relative_to(self.root).as_posix(): file.stat().st_size for file in inside})
+            found.update(inside)
         if len(found) > FILES or sum(found.values()) > TOTAL_BYTES:
             raise KernelError(
                 f"{len(found):,} files with {sum(found.values()):,} bytes are named; {FILES:,} with {TOTAL_BYTES:,} "
@@ -136,18 +143,36 @@ class WorkFolder:
         """Return the files below a path, hidden ones too, without following symbolic links."""
         start = self.root if path in (".", "") else self.confined(path)
         found: list[Listed] = []
-        for folder, folders, names, handle in os.fwalk(start):
-            folders.sort()
-            for name in sorted(names):
-                try:
-                    state = os.stat(name, dir_fd=handle, follow_symlinks=False)
-                except OSError:
-                    continue  # gone meanwhile
-                relative = os.path.relpath(os.path.join(folder, name), self.root).replace(os.sep, "/")
-                found.append(Listed(relative, state.st_size, state.st_mtime))
-                if len(found) == LISTED:
-                    return found
+        for relative, state in self._walk(start):
+            found.append(Listed(relative, state.st_size, state.st_mtime))
+            if len(found) == LISTED:
+                break
         return found
+
+    def _walk(self, start: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the path and state of each file below a folder, in order; links are not followed."""
+        above = start.relative_to(self.root)
+        try:
+            top = self._folder(above.parts)
+        except OSError:
+            return  # it is no folder
+        try:
+            for folder, folders, names, handle in os.fwalk(".", dir_fd=top):
+                folders.sort()
+                for name in sorted(names):
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        state = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                        yield (above / folder / name).as_posix(), state
+        finally:
+            os.close(top)
+
+    def _plain(self) -> Iterator[tuple[str, int]]:
+        """Yield the path and size of what can be read; links to files count as long as they stay inside."""
+        for path, state in self._walk(self.root):
+            if stat.S_ISREG(state.st_mode):
+                yield path, state.st_size
+            elif stat.S_ISLNK(state.st_mode) and self._is_inside(place := self.root / path) and place.is_file():
+                yield path, place.stat().st_size
 
     def state(self) -> dict[str, tuple[int, float]]:
         """Return what shows whether a visible file has changed."""
@@ -163,6 +188,20 @@ class WorkFolder:
     def remove(self) -> None:
         """Delete it, with all that is in it."""
         self._own.remove()
+
+
+def fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a pattern names a path, or a folder above it."""
+    at = {0}  # how much of the pattern may have been used
+    for part in path:
+        while more := {place + 1 for place in at if pattern[place : place + 1] == ("**",)} - at:
+            at |= more
+        if len(pattern) in at:
+            return True
+        at = {place for place in at if pattern[place] == "**"} | {
+            place + 1 for place in at if pattern[place] != "**" and fnmatchcase(part, pattern[place])
+        }
+    return len(pattern) in at
 
 
 def changed(before: dict[str, tuple[int, float]], after: dict[str, tuple[int, float]]) -> list[str]:

@@ -195,6 +195,21 @@ def test_exit_codes(words: list[str], stdin: str, code: int, out: str, err: str,
     assert err or not done.stderr
 
 
+def test_who_reads_no_longer_ends_the_run(there: None, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*MECA, "run", "-q", "sh", "-c", "while :; do echo y; done"],
+        cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == b"y\n"
+            process.stdout.close()
+            assert (process.wait(LIMIT), process.stderr.read()) == (1, b"")
+        finally:
+            process.kill()
+
+
 @needs_gcc
 def test_a_build_that_fails(there: None, tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text("int main(void) { return x; }")

@@ -68,3 +68,11 @@ def test_quiet_says_failures_only() -> None:
     status.done("two")
     status.fail("three")
     assert out.getvalue() == "✘ three\n"
+
+
+def test_no_line_steers_the_terminal() -> None:
+    out = io.StringIO()
+    status = Status(out=out)
+    status.done("Downloaded \x1b]0;title\x07name.")
+    status.fail("a\x9bb\nc")
+    assert out.getvalue() == "✔ Downloaded ?]0;title?name.\n✘ a?b c\n"

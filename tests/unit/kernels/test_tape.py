@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meca_executor.kernels.log import LOG_BYTES, Log
 from meca_executor.kernels.tape import ENTRY_BYTES, Allowance, Reader, Tape
 
 
@@ -158,3 +159,31 @@ def test_a_mark_before_the_end_is_not_the_last_thing() -> None:
     tape.say(*out("xyz"))
     tape.end({"t": "end"})
     assert Follower.had == [("stdout", False), ("cut", False), ("end", True)]
+
+
+def test_a_copy_has_all_and_pieces_travel_as_one_all_the_same() -> None:
+    tape, log = Tape(), Log()
+    tape.copy = log.add_entry
+    tape.readers.append(Reader())  # behind
+    for _ in range(100):
+        tape.say(*out("x"))
+    assert said(tape) == [("stdout", b"x" * 100)]
+    assert log.parts == [("stdout", b"x" * 100)]
+
+
+def test_a_log_keeps_the_end_of_what_is_too_much() -> None:
+    log = Log()
+    log.add("stdout", b"first")
+    log.add("stderr", b"x" * LOG_BYTES + b"last")
+    ((stream, text),) = log.parts
+    assert (stream, len(text), text[-4:]) == ("stderr", LOG_BYTES, b"last")
+
+
+def test_a_log_has_few_pieces_and_each_run_apart() -> None:
+    log = Log()
+    for code in ("[query a]\n1\n", "[query b]\n2\n"):
+        log.say("in", code)
+        for _ in range(10_000):
+            log.add("stdout", b"x")
+    assert [stream for stream, _ in log.parts] == ["in", *["stdout"] * 3] * 2
+    assert sum(len(text) for stream, text in log.parts if stream == "stdout") == 20_000
