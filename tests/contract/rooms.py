@@ -11,7 +11,7 @@ from tests.helpers.waiting import LIMIT, POLL_S, wait_until
 if TYPE_CHECKING:
     import os
 
-HOLD_LIMIT = 45.0  #: seconds after which a held task gives up, so that a failing test ends
+HOLD_LIMIT = 100.0  #: seconds after which a held task gives up, so that a failing test ends
 
 
 class Room:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .processes import Process
 
 MARK = "LEAK_CHECK_RUN"  #: environment variable; its value is this test run's own
-GRACE_S = 5.0  #: a process that was told to end may take this long
+GRACE_S = 20.0  #: a process that was told to end may take this long
 DESCRIPTORS = Path("/dev/fd")
 #: these live as long as the test run: pytest's own, those of multiprocessing's fork server, the state folder
 TEMPORARY_ALLOWED = ("pytest-of-", "pymp-", "state")

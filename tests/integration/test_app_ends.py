@@ -66,12 +66,12 @@ def test_app_that_never_gets_ready_is_given_up_and_killed(tmp_path: Path) -> Non
     """
 
     async def test(apps: Apps) -> None:
-        with pytest.raises(ContainerFailed, match=r"not ready within 1 s.*meca-init-done") as caught:
+        with pytest.raises(ContainerFailed, match=r"not ready within 5 s.*meca-init-done") as caught:
             await ask(apps, "pid")
         assert not caught.value.lost
         await until_gone(int(str(caught.value).rpartition(" ")[2]))
 
-    run(test, {"app": make_app(tmp_path / "app", source)}, ready_timeout=1)
+    run(test, {"app": make_app(tmp_path / "app", source)}, ready_timeout=5)
 
 
 def test_app_that_ignores_its_port_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_no_other_failure_leads_to_the_old_dialect(message: str | None) -> None:
 
 def test_these_two_words_lead_there() -> None:
     """And nothing but the old dialect's own connection follows."""
-    with server("Invalid namespace") as (url, frames), MecaExecutor(url, connect_timeout=0.5) as ex:
+    with server("Invalid namespace") as (url, frames), MecaExecutor(url, connect_timeout=3.0) as ex:
         with pytest.raises(GatewayUnreachable, match="desktop app"):
             ex.submit(ECHO, "x").result(LIMIT)
     assert frames[:2] == ["40/meca,", "40"]
@@ -167,7 +167,7 @@ def test_registered_false_fails_at_once_in_words() -> None:
 @pytest.mark.parametrize("mode", ["never", "no-window"])
 def test_without_registration_the_time_to_connect_ends(mode: str) -> None:
     """The app answers, and never says that we may work."""
-    with desktop_app(registered=mode) as app, MecaExecutor(app.url, connect_timeout=0.5) as ex:
+    with desktop_app(registered=mode) as app, MecaExecutor(app.url, connect_timeout=3.0) as ex:
         with pytest.raises(GatewayUnreachable, match="does not register this program; is its user logged in"):
             ex.submit(ECHO, "x").result(LIMIT)
         assert app.jobs() == []

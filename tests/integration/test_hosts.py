@@ -82,7 +82,7 @@ def test_calls_run_on_the_host_and_all_that_is_true_of_workers_is_true_there(gat
             with pytest.raises(ZeroDivisionError):
                 ex.submit(divmod, 1, 0).result(PATIENCE)
             ex.submit(print, "from afar").result(PATIENCE)
-            assert ("from afar\n", "stdout") in lines
+            wait_until(lambda: ("from afar\n", "stdout") in lines, "its text is here", PATIENCE)
             with pytest.raises(TaskTimeout, match=r"longer than its timeout of 0\.5 s"):
                 ex.options(timeout=0.5).submit(time.sleep, PATIENCE).result(PATIENCE)
             with pytest.raises(WorkerDied, match=r"exited with code 7, on host host"):
@@ -296,10 +296,11 @@ def test_nothing_is_lost_and_nothing_comes_twice(gateway: Standing, tmp_path: Pa
     """One of two hosts is cut off for a while, or killed, in the middle of 10,000 calls."""
     count = 10_000
     came: Counter[int] = Counter()
+    grace = "600" if how == "cut off" else "1"  # a busy machine takes its time to come back
     with (
         proxy(gateway.port) as link,
         joined_host(tmp_path, gateway.url, name="steady"),
-        joined_host(tmp_path, link.url, "--grace", "1", name="shaky") as shaky,
+        joined_host(tmp_path, link.url, "--grace", grace, name="shaky") as shaky,
         MecaExecutor(gateway.url) as ex,
     ):
         futures = [ex.submit(note, str(tmp_path), number) for number in range(count)]

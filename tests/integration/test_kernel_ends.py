@@ -137,7 +137,7 @@ def test_the_environment_is_the_kernels_own_and_has_no_secrets(monkeypatch: pyte
 
 
 def test_a_lifetime_that_is_over_is_told() -> None:
-    with Kernel.get_or_create("sh", limits={"lifetime_s": 0.1}) as kernel:
+    with Kernel.get_or_create("sh", limits={"lifetime_s": 4.0}) as kernel:
         folder = Path(kernel.get_info()["folder"])
         wait_until(lambda: not folder.exists(), "the kernel ends", LIMIT)
         with pytest.raises(KernelEnded, match="lifetime: it may live for"):

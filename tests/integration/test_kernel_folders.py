@@ -79,8 +79,7 @@ def test_what_is_the_gateways_is_not_taken_from_a_link_or_a_file(tmp_path: Path)
 
 def test_a_sweep_removes_what_nobody_holds_and_nothing_else() -> None:
     live = OwnFolder("meca-k-")
-    others = Path(tempfile.gettempdir(), "meca-k-of-others")
-    others.mkdir()
+    others = Path(tempfile.mkdtemp(prefix="meca-k-of-others-"))
     try:
         done = subprocess.run(
             [sys.executable, "-c", KILLED], env={**os.environ, "PYTHONPATH": str(ROOT)},

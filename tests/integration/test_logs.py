@@ -67,7 +67,7 @@ def test_of_recovered_tasks(gateway: Standing, tmp_path: Path) -> None:
         assert future.logs().endswith("after\n")
         greeting = ex.submit(Container("sampleserver:latest"), {"name": "x"})
         greeting.result(LIMIT)
-        assert greeting.logs() == "meca-init-done\n"
+        wait_until(lambda: greeting.logs() == "meca-init-done\n", "what it wrote is here")
 
 
 def test_the_desktop_app_tells_none() -> None:
