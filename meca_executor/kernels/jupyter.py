@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 START_S = 60.0  #: a kernel on a busy machine may take long, not for ever
+OUTPUT_S = 30.0  #: from its first answer until its output can be heard
 ANSWER_S = 10.0  #: an interrupted run may take this long to say so
 COMPLETE_S = 20.0
 END_S = 1.0
@@ -136,7 +137,7 @@ class JupyterEngine:
             how = self._death or f"it does not answer within {START_S:g} s"
             raise KernelError(f"the kernel {self._spec.display_name!r} does not get ready: {how}")
         # A subscription may take effect later than the first answer: no output may be missed.
-        latest = asyncio.get_running_loop().time() + START_S
+        latest = asyncio.get_running_loop().time() + OUTPUT_S
         while not self._idle.is_set() and self._death is None:
             if asyncio.get_running_loop().time() > latest:
                 raise KernelError(f"the kernel {self._spec.display_name!r} says nothing on its channel for output")

@@ -234,7 +234,7 @@ def test_what_a_terminal_showed_last_waits_for_who_is_behind(tmp_path: Path, mon
 def test_a_kernel_without_a_word_on_its_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jupyter_client.kernelspec import KernelSpec
 
-    monkeypatch.setattr(jupyter, "START_S", 15.0)
+    monkeypatch.setattr(jupyter, "OUTPUT_S", 1.0)
     (tmp_path / "silent.py").write_text(SILENT)
     spec = KernelSpec(
         argv=[sys.executable, str(tmp_path / "silent.py"), "-f", "{connection_file}"], display_name="Silent"
