@@ -260,8 +260,10 @@ async def _embedded(config: dict[str, Any]) -> None:
         sys.stderr.write(f"{error}\n")
         await gateway.close()
         sys.exit(1)
-    sys.stdout.write(json.dumps({"port": port, "slots": gateway.slots}) + "\n")
-    sys.stdout.flush()
+    try:
+        os.write(sys.stdout.fileno(), json.dumps({"port": port, "slots": gateway.slots}).encode() + b"\n")
+    except BrokenPipeError:  # nobody waits for it any more: the executor was shut down unused
+        ended.set()
 
     def on_stdin() -> None:
         if not os.read(0, 4096):

@@ -133,8 +133,8 @@ class Cluster:
         self._gone_since = None
 
     async def _tend(self) -> None:
-        """Look at who is in the cluster, for ever."""
-        while True:
+        """Look at who is in the cluster, until it is closed: up to Python 3.11 `wait_for` may lose a cancellation."""
+        while not self._closing:
             try:
                 await self._look()
             except (Exception, asyncio.CancelledError) as error:  # noqa: PERF203  # whatever Dask makes of its loss
