@@ -1,7 +1,10 @@
 """The implementations of `concurrent.futures.Executor` that the suite is run against.
 
 A test that asks for `kind`, `make` or `pool` runs once with each implementation. What an implementation does
-not promise is marked: `@across_processes` (not by threads), `@only_ours`.
+not promise is marked: `@across_processes` (not by threads), `@only_ours`, `@not_on(HOST, why=...)`.
+
+Against a joined host and a Dask cluster the modules in `kinds.ON_OTHERS` are run, and all of them by
+`pytest tests/contract --kinds host` and `--kinds cluster`; what does not hold there is then skipped with its reason.
 """
 
 from __future__ import annotations
@@ -33,12 +36,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("kinds")
-    wanted = metafunc.config.getoption("--kinds").split(",")
-    names = [name for name in (mark.args if mark else KINDS) if name in wanted]
-    if wanted == [""]:  # of a host or a cluster only what is about workers; `--kinds host` is all
+    names = list(mark.args if mark else KINDS)
+    lacking = {name: mark.kwargs["why"] for mark in metafunc.definition.iter_markers("not_on") for name in mark.args}
+    if asked := metafunc.config.getoption("--kinds"):
+        names = [name for name in names if name in asked.split(",")]
+    else:
         here = metafunc.module.__name__.rpartition(".")[2]
-        names = [name for name in (mark.args if mark else KINDS) if here in ON_OTHERS.get(name, {here})]
-    metafunc.parametrize("kind", [KINDS[name] for name in names], ids=names, indirect=True, scope="session")
+        names = [name for name in names if here in ON_OTHERS.get(name, {here}) and name not in lacking]
+    cases = [
+        pytest.param(KINDS[name], id=name, marks=pytest.mark.skip(reason=lacking[name]) if name in lacking else ())
+        for name in names
+    ]
+    metafunc.parametrize("kind", cases, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +128,8 @@ def module_talker(kind: Kind, pool: Executor) -> Iterator[tuple[MecaExecutor, Li
 
     lines = Lines()
     # `pool` is asked for only to be there before: what it has is not left by this one.
-    with leaks.nothing_left(), MecaExecutor(max_workers=2, output=lines) as executor:
+    with leaks.nothing_left(), kind.make(max_workers=2, output=lines) as executor:
+        assert isinstance(executor, MecaExecutor)
         list(executor.map(abs, range(20), timeout=60))
         yield executor, lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import tempfile
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def _a_gateway_and_its_host() -> Iterator[None]:
         folder = Path(name)
         env = {"TMPDIR": name}  # code that its workers were sent stays there as long as they live
         with standing_gateway(folder, "--workers", "0") as gateway:
-            with joined_host(folder, gateway.url, workers=6, env=env):
+            with joined_host(folder, gateway.url, workers=PLACES, env=env):
                 patch.setenv(ENDPOINT, gateway.url)
                 yield
 
@@ -68,7 +69,7 @@ def _a_dask_cluster() -> Iterator[None]:
     from tests.helpers.dask import dask_cluster
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        with dask_cluster(Path(name), threads=2) as cluster:
+        with dask_cluster(Path(name), threads=PLACES // 3) as cluster:
             patch.setenv(SCHEDULER, cluster.address)
             yield
 
@@ -84,9 +85,24 @@ class Kind:
     setup: str
     #: what it needs, as long as tests run against it
     around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    #: what a program says to `MecaExecutor` to have this one
+    said: str = ""
+    #: how many workers there are without `max_workers`; None: one for each core
+    places: int | None = None
 
     def __repr__(self) -> str:
         return self.name
+
+    def program(self, source: str) -> str:
+        """Return a program that makes executors by `MecaExecutor` as one that makes these; the rest is as it was."""
+        if not self.said:
+            return source
+        line = f"import functools, os; MecaExecutor = functools.partial(MecaExecutor, {self.said})"
+        program, count = re.subn(
+            r"^( *)(from meca_executor import MecaExecutor\b.*)$", rf"\1\2\n\1{line}", source, flags=re.M
+        )
+        assert count == 1, "the program imports MecaExecutor in a line of its own"
+        return program
 
 
 THREADS = Kind("threads", ThreadPoolExecutor, "from concurrent.futures import ThreadPoolExecutor as make")
@@ -98,33 +114,28 @@ PROCESSES = Kind(
 )
 OURS = Kind("meca", _make_ours, "from meca_executor import MecaExecutor as make")
 
-HOST = Kind(
-    "host",
-    _make_on_host,
-    "import functools, os\n"
-    "from meca_executor import MecaExecutor\n"
-    f"make = functools.partial(MecaExecutor, os.environ['{ENDPOINT}'])",
-    _a_gateway_and_its_host,
-)
+PLACES = 6  #: that a host, and all nodes of a cluster together, have for tests
+MAKE = "import functools, os\nfrom meca_executor import MecaExecutor\nmake = functools.partial(MecaExecutor, {})"
+AT_ENDPOINT = f"endpoint=os.environ['{ENDPOINT}']"
+ON_CLUSTER = f"cluster=os.environ['{SCHEDULER}']"
+HOST = Kind("host", _make_on_host, MAKE.format(AT_ENDPOINT), _a_gateway_and_its_host, AT_ENDPOINT, PLACES)
+CLUSTER = Kind("cluster", _make_on_cluster, MAKE.format(ON_CLUSTER), _a_dask_cluster, ON_CLUSTER, PLACES)
 
-CLUSTER = Kind(
-    "cluster",
-    _make_on_cluster,
-    "import functools, os\n"
-    "from meca_executor import MecaExecutor\n"
-    f"make = functools.partial(MecaExecutor, cluster=os.environ['{SCHEDULER}'])",
-    _a_dask_cluster,
-)
-
-#: the modules that are always run against a host and a cluster, too
-ABOUT_WORKERS = {"test_deaths", "test_exceptions_lost", "test_limits", "test_submit"}
-ON_OTHERS = {HOST.name: ABOUT_WORKERS, CLUSTER.name: ABOUT_WORKERS}
+#: The modules that are always run against a host and a cluster, too: what is about workers and the way to them. All of
+#: the suite holds there; it takes ten minutes each, by `--kinds host` and `--kinds cluster`.
+ABOUT_WORKERS = {"test_attempts", "test_deaths", "test_environment", "test_exceptions", "test_exceptions_lost"}
+ABOUT_WORKERS |= {"test_limits", "test_logs", "test_output", "test_payloads", "test_submit", "test_workers"}
+ABOUT_GATEWAYS = {"test_endpoint", "test_futures", "test_nothing_left", "test_shutdown"}
+ON_OTHERS = {HOST.name: ABOUT_WORKERS | ABOUT_GATEWAYS, CLUSTER.name: ABOUT_WORKERS}
 
 KINDS = {kind.name: kind for kind in (THREADS, PROCESSES, OURS, HOST, CLUSTER)}
 
 every_kind = pytest.mark.kinds(*KINDS)
-only_ours = pytest.mark.kinds(OURS.name)
-ours_anywhere = pytest.mark.kinds(OURS.name, HOST.name, CLUSTER.name)
+only_ours = pytest.mark.kinds(OURS.name, HOST.name, CLUSTER.name)
 across_processes = pytest.mark.kinds(PROCESSES.name, OURS.name, HOST.name, CLUSTER.name)
-of_this_program = pytest.mark.kinds(PROCESSES.name, OURS.name)  # its workers have this process's authkey
-not_processes = pytest.mark.kinds(THREADS.name, OURS.name)
+not_processes = pytest.mark.kinds(THREADS.name, OURS.name, HOST.name, CLUSTER.name)
+
+
+def not_on(*kinds: Kind, why: str) -> pytest.MarkDecorator:
+    """Mark what does not hold on these; a run that names them (`--kinds host`) skips the test with this reason."""
+    return pytest.mark.not_on(*(kind.name for kind in kinds), why=why)

@@ -12,7 +12,7 @@ import tenacity
 from meca_executor import Attempt, Container, TaskKilled, TaskTimeout, WorkerDied
 from tests.helpers.waiting import wait_until
 
-from .kinds import only_ours
+from .kinds import HOST, Kind, only_ours
 from .tasks import echo, fail, multiply, stay
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ def check_order(attempts: tuple[Attempt, ...], before: float) -> None:
     assert in_order == sorted(in_order)
 
 
-def test_a_call_that_succeeds_has_one(ours: MecaExecutor) -> None:
+def test_a_call_that_succeeds_has_one(ours: MecaExecutor, kind: Kind) -> None:
+    """It is told to whom the call was handed: the gateway's address, where it is not the program's own."""
     before = time.time()
     future = ours.submit(multiply, 6, 7)
     assert future.result(LIMIT) == 42
     (attempt,) = future.attempts
-    assert (attempt.host, attempt.error) == ("embedded", None)
+    assert (attempt.host, attempt.error) == (ours.endpoint if kind is HOST else "embedded", None)
     check_order(future.attempts, before)
     assert future.attempts == future.attempts
 
@@ -149,11 +150,11 @@ def test_a_call_that_could_not_be_sent_has_none(ours: MecaExecutor) -> None:
     assert future.attempts == ()
 
 
-def test_a_containers_call_has_attempts_too(ours: MecaExecutor) -> None:
+def test_a_containers_call_has_attempts_too(ours: MecaExecutor, kind: Kind) -> None:
     future = ours.submit(Container("sampleserver:latest"), {"name": "meca dev 0"})
     assert "message" in future.result(LIMIT)
     (attempt,) = future.attempts
-    assert (attempt.host, attempt.error) == ("embedded", None)
+    assert (attempt.host, attempt.error) == (ours.endpoint if kind is HOST else "embedded", None)
 
 
 def test_they_can_be_read_at_any_moment(ours: MecaExecutor, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.processes import children, descendants, is_running
+from tests.helpers.processes import embedded_gateways, is_running
 from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
-from .kinds import only_ours, ours_anywhere
+from .kinds import HOST, not_on, only_ours
 from .rooms import Room
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from meca_executor import MecaExecutor
 
-pytestmark = ours_anywhere
+pytestmark = only_ours
+NO_GATEWAY = "the gateway of hosts is not the program's own; that it dies is in tests/integration/test_hosts.py"
 
 
 def leave(_: object = None) -> None:
@@ -222,14 +223,12 @@ def test_closed_descriptors(pool: MecaExecutor) -> None:
 
 
 def gateway_of(pool: MecaExecutor) -> int:
-    """Return the process id of the embedded gateway: the ancestor of its workers that is our child."""
-    worker = pool.submit(tasks.pid).result(LIMIT)
-    ours = [child.pid for child in children(os.getpid())]
-    (gateway,) = [pid for pid in ours if pid == worker or worker in {process.pid for process in descendants(pid)}]
-    return gateway
+    """Return the process id of the embedded gateway of this executor, which is the last that was made."""
+    assert pool.submit(tasks.pid).result(LIMIT)
+    return embedded_gateways()[-1]
 
 
-@only_ours
+@not_on(HOST, why=NO_GATEWAY)
 def test_the_gateway_dies_once(make: Callable[..., MecaExecutor], room: Room) -> None:
     """The embedded gateway is restarted, and running and waiting tasks run again."""
     pool = make(max_workers=2)
@@ -243,7 +242,7 @@ def test_the_gateway_dies_once(make: Callable[..., MecaExecutor], room: Room) ->
     assert gateway_of(pool) != gateway
 
 
-@only_ours
+@not_on(HOST, why=NO_GATEWAY)
 def test_the_gateway_dies_once_and_there_is_one_attempt(make: Callable[..., MecaExecutor], room: Room) -> None:
     """With `retry=1` what had begun is not run again, and says so; what had not is done."""
     from meca_executor import MecaError
@@ -261,7 +260,7 @@ def test_the_gateway_dies_once_and_there_is_one_attempt(make: Callable[..., Meca
     assert len(room.entered()) == len(set(room.entered())), "a task began twice"
 
 
-@only_ours
+@not_on(HOST, why=NO_GATEWAY)
 def test_the_gateway_dies_twice(make: Callable[..., MecaExecutor], room: Room) -> None:
     """A second death within a minute breaks the executor: open futures and later submits say so."""
     pool = make(max_workers=1)
@@ -279,7 +278,7 @@ def test_the_gateway_dies_twice(make: Callable[..., MecaExecutor], room: Room) -
     pool.shutdown()
 
 
-@only_ours
+@not_on(HOST, why=NO_GATEWAY)
 def test_the_gateway_dies_during_shutdown(make: Callable[..., MecaExecutor], room: Room) -> None:
     """`shutdown` returns although the gateway died, and no future stays open."""
     pool = make(max_workers=1)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
-import signal
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from meca_executor import MecaExecutor
 from tests.helpers import leaks
 from tests.helpers.waiting import LIMIT, wait_until
+from tests.integration.joined import joined_host
+from tests.integration.standing import standing_gateway
 
 from . import tasks
-from .kinds import Kind, only_ours
+from .kinds import CLUSTER, HOST, SCHEDULER, Kind, only_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
-
-    from meca_executor import MecaExecutor
 
     from .rooms import Room
 
@@ -31,24 +29,19 @@ pytestmark = only_ours
 
 @pytest.fixture(scope="module")
 def endpoint(kind: Kind, pool: Executor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URL of a gateway of two workers, which ends in order after the module."""
-    command = [sys.executable, "-m", "meca_executor.cli", "gateway", "--port", "0", "--workers", "2", "--grace", "5"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """Return the URL of a gateway of two workers of that kind, which ends in order after the module."""
     folder = tmp_path_factory.mktemp("gateway")
-    with (
-        leaks.nothing_left(),
-        subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as gateway,
-    ):
-        assert gateway.stdout
-        try:
-            ready = gateway.stdout.readline()
-            found = re.search(r"http://[\w.]+:\d+", ready)
-            assert found, f"not a ready line: {ready!r}"
-            yield found[0]
-            gateway.send_signal(signal.SIGTERM)
-            assert gateway.wait(timeout=LIMIT) == 0
-        finally:
-            gateway.kill()
+    with leaks.nothing_left(), contextlib.ExitStack() as stack:
+        words = ["--workers", "0" if kind is HOST else "2"]
+        if kind is CLUSTER:
+            words += ["--cluster", os.environ[SCHEDULER]]
+        gateway = stack.enter_context(standing_gateway(folder, *words, "--grace", "5"))
+        if kind is HOST:
+            # What code it was sent stays there as long as it lives.
+            stack.enter_context(joined_host(folder, gateway.url, workers=2, env={"TMPDIR": str(folder)}))
+        with MecaExecutor(gateway.url) as first:
+            wait_until(lambda: first.slots == 2, "two slots")
+        yield gateway.url
 
 
 @pytest.fixture
@@ -71,14 +64,12 @@ def test_functions_and_errors(connect: Callable[..., MecaExecutor], endpoint: st
     assert pool.submit(tasks.echo, b"x" * 3_000_000).result(LIMIT) == b"x" * 3_000_000
 
 
-def test_the_environment_names_the_endpoint(
-    endpoint: str, make: Callable[..., MecaExecutor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_names_the_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an argument, `MECA_ENDPOINT` says where the gateway is."""
     monkeypatch.setenv("MECA_ENDPOINT", endpoint)
-    pool = make(max_workers=None)
-    assert pool.submit(abs, -1).result(LIMIT) == 1
-    assert pool.endpoint == endpoint
+    with MecaExecutor() as pool:
+        assert pool.submit(abs, -1).result(LIMIT) == 1
+        assert pool.endpoint == endpoint
 
 
 def test_max_workers_caps_this_executor(connect: Callable[..., MecaExecutor], room: Room) -> None:

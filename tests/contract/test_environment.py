@@ -56,7 +56,7 @@ def test_an_executors_variables_are_there_from_the_start(make: Callable[..., Any
 
 def test_a_views_are_there_while_its_calls_run(ours: MecaExecutor, tmp_path: Path) -> None:
     """For functions by name and by value, in `submit` and `map`; other calls of the same workers do not see them."""
-    here = os.getcwd()
+    here = ours.submit(os.getcwd).result(LIMIT)  # the caller's own folder, or the host's
     view = ours.options(env={"GIVEN": "1"}, cwd=tmp_path)
     more = view.options(env={"MORE": "2"}, timeout=50)
     for _ in range(4):
@@ -70,19 +70,21 @@ def test_a_views_are_there_while_its_calls_run(ours: MecaExecutor, tmp_path: Pat
 def test_what_was_there_before_is_there_afterwards(make: Callable[..., Any], tmp_path: Path) -> None:
     """Also when the call raises, or changes it; what else a call does to its worker stays, as without a view."""
     with make(1, env={"GIVEN": "from the start"}) as ex:
+        here = ex.submit(os.getcwd).result(LIMIT)
         view = ex.options(env={"GIVEN": "for the call"}, cwd=tmp_path)
         assert view.submit(wander, "/").result(LIMIT) == "/"
         with pytest.raises(KeyError, match="as it was"):
             view.submit(fail).result(LIMIT)
-        assert ex.submit(seen, "GIVEN", "ITS_OWN").result(LIMIT) == (["from the start", "stays"], os.getcwd())
+        assert ex.submit(seen, "GIVEN", "ITS_OWN").result(LIMIT) == (["from the start", "stays"], here)
 
 
-def test_an_executors_folder(make: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_executors_folder(make: Callable[..., Any], ours: MecaExecutor, tmp_path: Path) -> None:
     """All calls run there; a relative one begins where workers are."""
     (tmp_path / "inner").mkdir()
+    inner = os.path.relpath(tmp_path / "inner", ours.submit(os.getcwd).result(LIMIT))
     with make(1, cwd=str(tmp_path)) as ex:
         assert ex.submit(os.getcwd).result(LIMIT) == str(tmp_path)
-        assert ex.options(cwd=os.path.relpath(tmp_path / "inner")).submit(os.getcwd).result(LIMIT).endswith("/inner")
+        assert ex.options(cwd=inner).submit(os.getcwd).result(LIMIT).endswith("/inner")
 
 
 def test_a_folder_that_is_not_there_fails_the_call(ours: MecaExecutor, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_folder_that_is_not_there_fails_the_call(ours: MecaExecutor, tmp_path:
     assert "/gone" in str(caught.value)
     with pytest.raises(NotADirectoryError):
         ours.options(cwd=tmp_path / "file").submit(seen).result(LIMIT)
-    assert ours.submit(seen, "GIVEN").result(LIMIT) == ([None], os.getcwd())
+    assert ours.submit(seen, "GIVEN").result(LIMIT) == ([None], ours.submit(os.getcwd).result(LIMIT))
 
 
 def test_errors_and_arguments_are_as_without_a_view(ours: MecaExecutor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.waiting import LIMIT
 
 from . import tasks
-from .kinds import ours_anywhere
+from .kinds import only_ours
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -58,7 +58,7 @@ def raise_made(cls: type[Exception], *args: Any, **kwargs: Any) -> None:
     raise cls(*args, **kwargs)
 
 
-@ours_anywhere
+@only_ours
 @pytest.mark.parametrize(
     ("cls", "args", "kwargs", "text"),
     [
@@ -88,7 +88,7 @@ def test_exceptions_that_cannot_travel(
     assert [other.result(LIMIT) for other in others] == list(range(12))
 
 
-@ours_anywhere
+@only_ours
 def test_exceptions_that_cannot_travel_and_are_local(pool: Executor) -> None:
     """The same for local classes, also those with a closure that cannot travel."""
     from meca_executor import TaskFailed
@@ -108,7 +108,7 @@ def test_exceptions_that_cannot_travel_and_are_local(pool: Executor) -> None:
     assert "from the inside" in str(caught.value)
 
 
-@ours_anywhere
+@only_ours
 def test_exceptions_without_a_text(pool: Executor) -> None:
     """An exception whose own `__str__` fails is reported all the same."""
 
@@ -127,7 +127,7 @@ def test_exceptions_without_a_text(pool: Executor) -> None:
     assert pool.submit(abs, -1).result(LIMIT) == 1
 
 
-@ours_anywhere
+@only_ours
 def test_exceptions_with_unpicklable_arguments_in_a_map(pool: Executor) -> None:
     """In `map` such an exception is raised at its place, and the results before it are given."""
     from meca_executor import TaskFailed

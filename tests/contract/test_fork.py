@@ -126,7 +126,7 @@ CHECKS = re.findall(r"^def (check_\w+)", PROGRAM, re.MULTILINE)
 def finished(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> scripts.Finished:
     """Run the program once."""
     with leaks.nothing_left():
-        return scripts.run(PROGRAM, tmp_path_factory.mktemp("fork")).expect()
+        return scripts.run(kind.program(PROGRAM), tmp_path_factory.mktemp("fork")).expect()
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -17,7 +17,7 @@ from tests.helpers.processes import is_running
 from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
-from .kinds import ours_anywhere
+from .kinds import only_ours
 from .rooms import Room
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from meca_executor import MecaExecutor
 
-pytestmark = ours_anywhere
+pytestmark = only_ours
 
 LONG_S = 3.0  #: for an attempt that has to begin before it is ended: on a busy machine a worker imports for a second
 

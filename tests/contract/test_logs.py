@@ -15,7 +15,7 @@ from meca_executor.wire.printed import KEPT
 from tests.helpers.waiting import LIMIT, wait_until
 from tests.integration.app_tools import make_app
 
-from .kinds import only_ours
+from .kinds import HOST, not_on, only_ours
 from .printing import Lines, say
 from .rooms import Room
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meca_executor.client.future import MecaFuture
 
 pytestmark = only_ours
+NO_APPS = "`apps=` is for an embedded gateway; a standing one is started with its apps"
 
 
 def speak(number: int) -> int:
@@ -221,6 +222,7 @@ def test_of_a_function_in_a_container(pool: MecaExecutor) -> None:
     assert "out 5\n" in future.logs() and "end 5" in future.logs()
 
 
+@not_on(HOST, why=NO_APPS)
 def test_of_an_app(make: Callable[..., MecaExecutor], room: Room) -> None:
     """What it writes during the call, failed ones too; and before, when it is started for it."""
     pool = make(max_workers=1, retry=1, apps={"talker": str(make_app(room.folder / "talker", TALKER))})
@@ -234,6 +236,7 @@ def test_of_an_app(make: Callable[..., MecaExecutor], room: Room) -> None:
         assert logs[text] == {f"asked {text}", f"grumble {text}"}
 
 
+@not_on(HOST, why=NO_APPS)
 def test_of_an_app_with_several_calls(make: Callable[..., MecaExecutor], room: Room) -> None:
     """It cannot tell them apart: each has what was written meanwhile, and says so; not so when it had one."""
     pool = make(max_workers=2, apps={"talker": str(make_app(room.folder / "talker", TALKER))})

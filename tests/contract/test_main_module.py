@@ -26,7 +26,7 @@ CHECKS = re.findall(r"^def (check_\w+)", PROGRAM, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+def run_once(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
     """Return a function that runs the program in a way, once, and returns the outcomes."""
 
     @functools.cache
@@ -35,7 +35,9 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
         source = UNGUARDED if way in ("unguarded", "cell") else GUARDED
         env = {"TOP_LEVEL_RUNS": str(folder / "runs")}
         with leaks.nothing_left():
-            done = scripts.run(source, folder, way="file" if way == "unguarded" else way, env=env).expect()
+            done = scripts.run(
+                kind.program(source), folder, way="file" if way == "unguarded" else way, env=env
+            ).expect()
         return scripts.outcomes(done.out)
 
     return run
@@ -147,15 +149,19 @@ def test_local_modules(kind: Kind, tmp_path: Path, elsewhere: bool) -> None:
         path = program / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-    done = scripts.run(LOCAL_PROGRAM, program, cwd=other if elsewhere else program, env={"LOCAL": str(program)})
+    done = scripts.run(
+        kind.program(LOCAL_PROGRAM), program, cwd=other if elsewhere else program, env={"LOCAL": str(program)}
+    )
     assert done.expect().out.splitlines() == [f"{name} ok" for name in LOCAL_CHECKS]
 
 
 @pytest.mark.parametrize("way", ["command", "stdin"])
 def test_shortest_programs(kind: Kind, tmp_path: Path, way: str) -> None:
     """A one-liner works from the command line and from standard input."""
-    source = "from meca_executor import MecaExecutor as M; print(*M(2).map(lambda x: x * x, range(4)))\n"
-    assert scripts.run(source, tmp_path, way=way).expect().out == "0 1 4 9\n"
+    source = (
+        "from meca_executor import MecaExecutor\nprint(*MecaExecutor(max_workers=2).map(lambda x: x * x, range(4)))\n"
+    )
+    assert scripts.run(kind.program(source), tmp_path, way=way).expect().out == "0 1 4 9\n"
 
 
 def test_a_program_in_a_folder_that_is_gone(kind: Kind, tmp_path: Path) -> None:
@@ -170,7 +176,7 @@ def test_a_program_in_a_folder_that_is_gone(kind: Kind, tmp_path: Path) -> None:
     with MecaExecutor(max_workers=1) as ex:
         print(ex.submit(lambda: 5).result(20))
     """
-    done = scripts.run(source, tmp_path)
+    done = scripts.run(kind.program(source), tmp_path)
     if "python itself cannot" in done.err:
         pytest.skip("this Python cannot import socket there: CPython 3.13.0")
     assert done.expect().out == "5\n"
@@ -180,7 +186,7 @@ def test_files_named_like_parts_of_ours(kind: Kind, tmp_path: Path) -> None:
     """Files beside the script that are named like modules of ours confuse neither workers nor gateway."""
     for name in ("errors", "settings", "worker", "wire", "client", "gateway", "runtimes", "serve"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n", encoding="utf-8")
-    assert scripts.run(TWO_CALLS, tmp_path).expect().out == "3 4\n"
+    assert scripts.run(kind.program(TWO_CALLS), tmp_path).expect().out == "3 4\n"
 
 
 def test_files_named_like_the_standard_librarys(kind: Kind, tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_files_named_like_the_standard_librarys(kind: Kind, tmp_path: Path) -> N
     other.mkdir()
     for name in ("json", "socket", "asyncio", "pickle", "queue", "cloudpickle", "aiohttp", "socketio", "meca_executor"):
         (other / f"{name}.py").write_text("raise SystemExit('the wrong module')\n", encoding="utf-8")
-    assert scripts.run(TWO_CALLS, program, cwd=other).expect().out == "3 4\n"
+    assert scripts.run(kind.program(TWO_CALLS), program, cwd=other).expect().out == "3 4\n"
 
 
 TWO_CALLS = """

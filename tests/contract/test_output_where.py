@@ -90,7 +90,7 @@ def test_a_whole_program(kind: Kind, tmp_path: Path) -> None:
         os.system(f"echo shell {n}")
     futures = [ex.submit(speak, n) for n in range(5)]
     """
-    done = scripts.run(source, tmp_path).expect()
+    done = scripts.run(kind.program(source), tmp_path).expect()
     assert sorted(done.out.splitlines()) == sorted(f"{word} {n}" for word in ("out", "shell") for n in range(5))
     assert sorted(done.err.splitlines()) == [f"err {n}" for n in range(5)]
 
@@ -107,5 +107,5 @@ def test_a_reader_that_went_away(kind: Kind, tmp_path: Path) -> None:
         print(ex.submit(abs, -1).result(20), file=sys.stderr)
         sys.stdout = None
     """
-    done = scripts.run(source, tmp_path)
+    done = scripts.run(kind.program(source), tmp_path)
     assert "1" in done.err.splitlines()

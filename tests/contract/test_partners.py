@@ -15,7 +15,7 @@ from tests.helpers.scripts import PACKAGE_PARENT
 from tests.helpers.waiting import LIMIT
 
 from . import tasks
-from .kinds import Kind, only_ours
+from .kinds import CLUSTER, HOST, Kind, not_on, only_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +129,7 @@ with MecaExecutor(max_workers=2) as ex:
 
 
 @only_ours
+@not_on(HOST, CLUSTER, why="where calls run is no matter of types")
 @pytest.mark.timeout(180)
 def test_the_type_checker_knows_submit(kind: Kind, tmp_path: Path) -> None:
     """mypy knows the result of `submit`, `map` and `options`, and refuses wrong arguments."""

@@ -18,7 +18,7 @@ import pytest
 from tests.helpers.waiting import LIMIT, wait_until
 
 from . import tasks
-from .kinds import Kind, across_processes, every_kind, not_processes, of_this_program, only_ours
+from .kinds import CLUSTER, HOST, Kind, across_processes, every_kind, not_on, not_processes, only_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +98,7 @@ def test_wrong_arguments_of_our_own(kind: Kind, options: dict[str, Any], error: 
 
 
 @not_processes
+@not_on(HOST, CLUSTER, why="they are named by another argument, or in the first place itself")
 def test_the_first_argument_may_be_the_number_of_workers(kind: Kind) -> None:
     """A number in the first place is `max_workers`, as in `ThreadPoolExecutor(4)`."""
     from concurrent.futures import ThreadPoolExecutor
@@ -240,12 +241,11 @@ def test_idle_workers_are_used_again(make: Callable[..., Executor]) -> None:
 
 @only_ours
 def test_one_slot_per_core_by_default(kind: Kind) -> None:
-    """Without `max_workers` there are as many slots as this process may use cores."""
+    """Without `max_workers` there are as many slots as this process may use cores; elsewhere, as there are."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    from meca_executor import MecaExecutor
-
-    with MecaExecutor() as pool:
-        assert pool.slots == cores
+    with kind.make() as pool:
+        expected = kind.places or cores
+        wait_until(lambda: pool.slots == expected, f"{expected} slots")  # type: ignore[attr-defined]
 
 
 def surroundings(name: str) -> tuple[str, str | None, bytes, list[str]]:
@@ -255,6 +255,7 @@ def surroundings(name: str) -> tuple[str, str | None, bytes, list[str]]:
 
 
 @only_ours
+@not_on(HOST, CLUSTER, why="workers elsewhere start in the folder and environment of their own machine")
 def test_workers_start_where_the_caller_is(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers have the caller's working directory, environment and authkey, and none of its secrets."""
     monkeypatch.chdir(tmp_path)
@@ -267,7 +268,8 @@ def test_workers_start_where_the_caller_is(kind: Kind, tmp_path: Path, monkeypat
     assert seen == (str(tmp_path), "blue", authkey, [])
 
 
-@of_this_program
+@across_processes
+@not_on(HOST, CLUSTER, why="a manager admits who has its program's authkey, and that is for no other machine")
 def test_managers_of_multiprocessing_work(pool: Executor) -> None:
     """A proxy of a `multiprocessing.Manager` can be sent to tasks, which reach the manager through it."""
     with multiprocessing.get_context("spawn").Manager() as manager:

@@ -78,6 +78,12 @@ def children(pid: int) -> list[Process]:
     return [process for process in all_processes().values() if process.parent == pid]
 
 
+def embedded_gateways() -> list[int]:
+    """Return the embedded gateways of this process that run, in the order in which they were started."""
+    found = [child for child in children(os.getpid()) if "run_embedded(config)" in command(child.pid)]
+    return [child.pid for child in sorted(found, key=lambda child: child.started)]
+
+
 def is_running(pid: int) -> bool:
     """Return whether there is such a process and it has not ended (a zombie has)."""
     if CAN_LIST:
