@@ -9,7 +9,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import ContainerFailed, MecaError, NoHostFits, TaskTimeout, UsageError
+from ..errors import MecaError, UsageError
+from ..wire.container_calls import told
 from ..wire.printed import LAST, MIXED, Log
 from ..wire.printed import record as printed
 from ..wire.records import Record, Status, encode
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MICROS_MAX = 0xFFFF_FFFF
 TELL_S = 0.25  #: how often it is told what a container has written since
 LATE_S = 0.1  #: what a container writes comes by another way than its reply, and may take so much longer
+AWAITED_S = 2.0  #: from another machine even longer: its text is waited for, but not for more than this
 
 log = logging.getLogger("meca.gateway")
 
@@ -110,15 +112,8 @@ class ContainerCalls:
                 written=written,
             )
             return Status.REPLY, reply
-        except ContainerFailed as error:
-            status = Status.CONTAINER_LOST if error.lost else Status.CONTAINER_FAILED
-            return status, str(error).encode()
-        except TaskTimeout as error:
-            return Status.TIMEOUT, str(error).encode()
-        except (NoHostFits, UsageError) as error:
-            return Status.NO_HOST, str(error).encode()
         except MecaError as error:
-            return Status.FAILED, str(error).encode()
+            return told(error)
         except Exception as error:  # a defect of ours must reach the future, not only a log
             log.exception("container call failed")
             return Status.FAILED, f"the gateway failed: {type(error).__name__}: {error}".encode()
@@ -153,13 +148,18 @@ class Writing:
             self._clock.cancel()
             self._tell(LAST if self.log.ended else 0)
             if not self.log.ended:
-                asyncio.get_running_loop().call_later(LATE_S, self._tell_last)
+                loop = asyncio.get_running_loop()
+                loop.call_later(LATE_S, self._tell_last, loop.time() + AWAITED_S)
 
     def _tell_again(self) -> None:
         self._tell()
         self.begin()
 
-    def _tell_last(self) -> None:
+    def _tell_last(self, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self.log.awaited and not self.log.ended and loop.time() < until:
+            loop.call_later(LATE_S, self._tell_last, until)
+            return
         self.log.end()
         self._tell(LAST)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import PIECE_BYTES, Arriving, mention, mentioned, pieces
+from ..wire.container_calls import is_of_calls
 from ..wire.hosting import (
     Event,
     Order,
@@ -27,11 +28,13 @@ from ..wire.hosting import (
 )
 from ..wire.lending import LENT
 from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode, starts
+from .agent_calls import AgentCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..wire.records import Record
+    from .agent_calls import ContainerRuntime
     from .fleet import Workers
     from .processes import Events
 
@@ -51,14 +54,20 @@ class Work:
 
 
 class Agent:
-    """Owns this host's workers while a gateway has use of them.
+    """Owns this host's workers while a gateway has use of them, and makes its container calls.
 
     Args:
         start: Makes the runtime of the workers; it is given who is told what happens.
         send: Takes a message for the gateway.
+        containers: Who runs containers here; whoever made it closes it, after `close`. None: there are none.
     """
 
-    def __init__(self, start: Callable[[Events], Workers], send: Callable[[bytes], object]) -> None:
+    def __init__(
+        self,
+        start: Callable[[Events], Workers],
+        send: Callable[[bytes], object],
+        containers: ContainerRuntime | None = None,
+    ) -> None:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
@@ -71,13 +80,18 @@ class Agent:
         self._sent_blobs = itertools.count(1)
         self.on_leave: Callable[[], object] = lambda: None  #: called when the gateway needs this host no more
         self._workers = start(self)
+        self._calls = AgentCalls(containers, send)
 
     def __repr__(self) -> str:
-        return f"<Agent of {len(self._works)} workers, {self.running} with calls>"
+        return f"<Agent of {len(self._works)} workers, {self._busy} with calls, {self._calls.running} container calls>"
 
     @property
     def running(self) -> int:
-        """How many workers have calls."""
+        """How many workers have calls, and how many container calls are under way."""
+        return self._busy + self._calls.running
+
+    @property
+    def _busy(self) -> int:
         return sum(1 for work in self._works.values() if work.in_flight)
 
     # -- the host's own doing ---------------------------------------------------------------------
@@ -94,7 +108,7 @@ class Agent:
         self._look_soon()
 
     def reset(self) -> None:
-        """End all workers: the gateway that had use of them is gone, or has given them up."""
+        """End all workers and container calls: the gateway that had use of them is gone, or has given them up."""
         for work in self._works.values():
             self._workers.kill(work.local)
         self._works.clear()
@@ -102,11 +116,12 @@ class Agent:
         self._events.clear()
         self._blobs.clear()
         self._arriving.clear()
+        self._calls.reset()
 
     async def close(self) -> None:
-        """End all workers and wait until they are gone."""
+        """End all workers and container calls, and wait until they are gone."""
         self.reset()
-        await self._workers.close()
+        await asyncio.gather(self._workers.close(), self._calls.close())
 
     # -- orders -----------------------------------------------------------------------------------
 
@@ -116,6 +131,9 @@ class Agent:
         Raises:
             ValueError: Garbage (`MalformedBatch`); drop the link.
         """
+        if is_of_calls(message):
+            self._calls.on_message(message)
+            return
         records, piece = unpack(message)
         if piece is not None and (whole := self._arriving.add(piece)) is not None:
             self._blobs[whole[0]] = whole[1]
@@ -164,7 +182,7 @@ class Agent:
     # -- looks ------------------------------------------------------------------------------------
 
     def _look_soon(self) -> None:
-        if not self._looking and self.running:
+        if not self._looking and self._busy:
             self._looking = True
             self._loop.call_later(LOOK_S, self._look)
 

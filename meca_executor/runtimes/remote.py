@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import MecaError, TaskTooLarge
 from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
+from ..wire.container_calls import is_of_calls
 from ..wire.hosting import (
     Event,
     Order,
@@ -30,6 +31,7 @@ from ..wire.parcels import FAILED, SHARED
 from ..wire.payloads import Held
 from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode, starts
 from ..wire.segments import map_segment
+from .remote_calls import RemoteCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +86,7 @@ class RemoteWorkers:
         self._copies: dict[int, Copy] = {}  # by object
         self._arriving = Arriving(MESSAGE_LIMIT, shared=True)
         self._arrived: dict[int, bytes] = {}
+        self.calls = RemoteCalls(name, send)  #: container calls of the same host
 
     def __repr__(self) -> str:
         return f"<RemoteWorkers of {self._name}: {len(self._workers)}>"
@@ -201,6 +204,9 @@ class RemoteWorkers:
         Raises:
             ValueError: Garbage (`MalformedBatch`); drop the host.
         """
+        if is_of_calls(message):
+            self.calls.on_message(message)
+            return
         records, piece = unpack(message)
         if piece is not None and (whole := self._arriving.add(piece)) is not None:
             self._arrived[whole[0]] = whole[1]

@@ -5,7 +5,8 @@ delivers messages, which are plain bytes, each once and in order: `send(message)
 own link that is a `Stream`, with `Kind.HOSTING` as the kind of all; another transport can carry the same.
 
 A message is one byte, RECORDS or PIECE, and a batch of records or one piece of a blob (`blobs.py`). A record's id is
-the gateway's number of a worker, its tag an `Order` (to the host) or an `Event` (from it).
+the gateway's number of a worker, its tag an `Order` (to the host) or an `Event` (from it). Container calls have
+messages of their own (`container_calls.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from ..settings import NAME_LIMIT
+from ..settings import NAME_LIMIT, why_no_ref
 from .records import MalformedBatch, Outcomes, decode, encode
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PURPOSE = "host"  #: field of the hello: what the session is for
 WORKERS_MOST = 4096  #: of one host
 GRACE_MOST_S = 7 * 86_400.0
+APPS_MOST = 256  #: names of local apps that a host tells, and of runtimes
 RECORDS, PIECE = b"R", b"P"
 
 _RANGE = struct.Struct("<QQ")
@@ -46,7 +48,7 @@ class Order(IntEnum):
     STOP = 4  # let a worker end after what it has
     KILL = 5  # end a worker now
     DROP = 6  # (id: a blob) it is mentioned no more
-    RESET = 7  # (id: 0) the gateway ends: end all workers
+    RESET = 7  # (id: 0) the gateway ends: end all workers and container calls
     LEAVE = 8  # (id: 0) all is done that the host had: it may go
 
 
@@ -137,6 +139,52 @@ def _fields(form: struct.Struct, payload: bytes) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a machine has for container calls.
+
+    Attributes:
+        engine: Whether there is an engine, which runs images.
+        apps: Names of the local apps that its operator gave it, with their tags.
+        examples: Names of shipped examples that it runs as local apps where the engine has no such image.
+        runtimes: Names of runtimes that callers may ask its engine for, besides the usual one.
+    """
+
+    engine: bool = False
+    apps: frozenset[str] = frozenset()
+    examples: frozenset[str] = frozenset()
+    runtimes: frozenset[str] = frozenset()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the object of the hello."""
+        return {
+            "engine": self.engine,
+            "apps": sorted(self.apps),
+            "examples": sorted(self.examples),
+            "runtimes": sorted(self.runtimes),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: object) -> Offer:
+        """Read what a host said.
+
+        Raises:
+            ValueError: A value is wrong, and which.
+        """
+        if not isinstance(fields, dict) or type(fields.get("engine")) is not bool:
+            raise ValueError("a host says in an object what it has for containers, and whether there is an engine")
+        lists = []
+        for name in ("apps", "examples", "runtimes"):
+            names = fields.get(name)
+            if not isinstance(names, list) or len(names) > APPS_MOST:
+                raise ValueError(f"a host's {name} are not a list of at most {APPS_MOST} names")
+            for one in names:
+                if not isinstance(one, str) or (why := why_no_ref(one)) is not None:
+                    raise ValueError(why if isinstance(one, str) else f"a name in a host's {name} is not text")
+            lists.append(frozenset(names))
+        return cls(fields["engine"], *lists)
+
+
+@dataclass(frozen=True)
 class Introduction:
     """What a host says of itself when it joins.
 
@@ -146,6 +194,7 @@ class Introduction:
         capacity: What it has of each resource.
         grace: Seconds that it may be away before its calls are made elsewhere.
         python: Version of its workers.
+        containers: What it has for container calls; None: it takes none, as hosts of before.
     """
 
     name: str
@@ -153,6 +202,7 @@ class Introduction:
     capacity: Mapping[str, float]
     grace: float
     python: str
+    containers: Offer | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return the object of the hello."""
@@ -162,6 +212,7 @@ class Introduction:
             "capacity": dict(self.capacity),
             "grace": self.grace,
             "python": self.python,
+            **({} if self.containers is None else {"containers": self.containers.fields()}),
         }
 
     @classmethod
@@ -185,7 +236,9 @@ class Introduction:
             raise ValueError(f"a host's grace {grace!r:.40} is not a number of seconds, at most {GRACE_MOST_S:g}")
         if not isinstance(python, str):
             raise ValueError("a host says which Python it has")
-        return cls(name, workers, {str(key): float(value) for key, value in capacity.items()}, float(grace), python)
+        has = {str(key): float(value) for key, value in capacity.items()}
+        containers = None if fields.get("containers") is None else Offer.from_fields(fields["containers"])
+        return cls(name, workers, has, float(grace), python, containers)
 
 
 def is_amount(value: Any) -> bool:

@@ -69,6 +69,7 @@ class Log:
     def __init__(self) -> None:
         self.mixed = False  #: there is text of other calls in it
         self.ended = False  #: nothing more is written
+        self.awaited = False  #: who writes it ends it, soon after what it is about
         self._lock = threading.Lock()
         self._kept = bytearray()
         self._cut = 0
