@@ -1,4 +1,4 @@
-"""A host: a machine that offers its worker processes to a gateway elsewhere, over one outgoing connection."""
+"""A host: a machine that offers workers and containers to a gateway elsewhere, over one outgoing connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .client.container import checked_resource
@@ -17,11 +17,16 @@ from .client.host_link import HostLink
 from .errors import UsageError
 from .keys import read_keys
 from .runtimes.agent import Agent
+from .runtimes.apps import Apps
+from .runtimes.choice import AppsAndContainers
+from .runtimes.containers import Containers
+from .runtimes.engine_settings import EngineSettings, full_name
+from .runtimes.examples import shipped
 from .runtimes.guardian import Guardian
 from .runtimes.processes import Processes
 from .serve import core_count, host_capacity, machine_name, raise_descriptor_limit
 from .settings import default_key_file, given_ca_file, given_keys, without_secrets
-from .wire.hosting import GRACE_MOST_S, WORKERS_MOST, Introduction, why_no_host_name
+from .wire.hosting import APPS_MOST, GRACE_MOST_S, WORKERS_MOST, Introduction, why_no_host_name
 from .wire.memory import keep_read_buffers
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .settings import KeyPair
+    from .wire.hosting import Offer
 
 GRACE_S = 120.0  #: seconds that a host may be away before its calls are made elsewhere
 JOIN_S = 10.0  #: for the first connection
@@ -43,11 +49,14 @@ class Hosting:
 
     Attributes:
         url: The gateway that it joins.
-        workers: Worker processes; None is one a core.
-        resource: What it has of `cpu`, `memory` (MiB) or `gpu`, in place of what is found here.
+        workers: Worker processes, and container calls besides them, each at once; None is one a core.
+        resource: What it has of `cpu`, `memory` (MiB) or `gpu`, in place of what is found here. For functions
+            the gateway counts what is in use of it; for containers, apart from that, this machine and its engine do.
         name: What it is called; None is the machine's name.
         grace: Seconds that it may be away before its calls are made elsewhere.
         key_file: Where its key pair is, when the environment has none; None is the user's own.
+        apps: Container name -> folder of local apps.
+        engine: How containers run; None: neither those nor local apps do.
     """
 
     url: str
@@ -56,6 +65,8 @@ class Hosting:
     name: str | None = None
     grace: float = GRACE_S
     key_file: Path | None = None
+    apps: Mapping[str, str] = field(default_factory=dict)
+    engine: EngineSettings | None = field(default_factory=EngineSettings)
 
 
 def introduction(wanted: Hosting) -> Introduction:
@@ -71,6 +82,8 @@ def introduction(wanted: Hosting) -> Introduction:
         raise UsageError(f"a host has {WORKERS_MOST} workers at most, not {wanted.workers}")
     if wanted.grace > GRACE_MOST_S:
         raise UsageError(f"a grace time of {wanted.grace:g} s is longer than {GRACE_MOST_S:g} s (a week)")
+    if len(wanted.apps) + len(wanted.engine.runtimes if wanted.engine else ()) > APPS_MOST:
+        raise UsageError(f"a host has {APPS_MOST} apps and runtimes at most, not {len(wanted.apps)} apps")
     found = {key: value for key, value in host_capacity().items() if value != float("inf")}
     capacity = {**found, **checked_resource(wanted.resource)}
     return Introduction(name, wanted.workers or core_count(), capacity, wanted.grace, platform.python_version())
@@ -93,7 +106,7 @@ def key_pair(wanted: Hosting) -> KeyPair:
 
 
 def run_host(wanted: Hosting) -> int:
-    """Offer this machine's workers until told to end; prints a line when it has joined.
+    """Offer this machine's workers and containers until told to end; prints a line when it has joined.
 
     Returns:
         The exit code: 0 when it left in order, 130 when it was ended at once.
@@ -103,6 +116,7 @@ def run_host(wanted: Hosting) -> int:
         GatewayError: The gateway cannot be reached or does not take this host; or it refuses it later on.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("meca.containers").setLevel(logging.INFO)  # how far a pull is
     told, keys = introduction(wanted), key_pair(wanted)
     keep_read_buffers()
     return asyncio.run(_live(wanted, told, keys))
@@ -111,21 +125,69 @@ def run_host(wanted: Hosting) -> int:
 async def _live(wanted: Hosting, told: Introduction, keys: KeyPair) -> int:
     environ = without_secrets(os.environ)
     guardian, limit = Guardian(environ), raise_descriptor_limit()
+    try:
+        house = None if wanted.engine is None else House(wanted.apps, wanted.engine, told, environ, guardian)
+    except UsageError:
+        guardian.close()
+        raise
+    if house is not None:
+        told = replace(told, containers=await house.offer())
     stay = Stay(wanted.url, told, keys)
-    stay.agent = Agent(lambda events: Processes(events, environ, guardian, limit), stay.link.send)
+    containers = None if house is None else house.containers
+    stay.agent = Agent(lambda events: Processes(events, environ, guardian, limit), stay.link.send, containers)
     stay.agent.on_leave = stay.left.set
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stay.on_signal)
     try:
         await stay.link.join(JOIN_S)
-        say(f"meca host: {told.name} has joined {wanted.url} with {told.workers} workers; Ctrl-C lets it leave")
+        has = "runs no containers" if house is None else house.told
+        say(f"meca host: {told.name} has joined {wanted.url} with {told.workers} workers, {has}; Ctrl-C lets it leave")
         return await stay.until_left()
     finally:
         await stay.link.close()
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             await asyncio.wait_for(stay.agent.close(), LEFT_S)
+        if house is not None:
+            await house.containers.close()
         guardian.close()
+
+
+class House:
+    """The containers and local apps of a host.
+
+    Args:
+        apps: Container name -> folder, besides the shipped examples.
+        engine: How containers of an engine run.
+        told: What the host says of itself.
+        environ: What local apps get.
+        guardian: Ends them if this process is killed.
+
+    Raises:
+        UsageError: A folder is none of an app.
+    """
+
+    def __init__(
+        self,
+        apps: Mapping[str, str],
+        engine: EngineSettings,
+        told: Introduction,
+        environ: Mapping[str, str],
+        guardian: Guardian,
+    ) -> None:
+        examples = shipped()
+        local = Apps({**examples, **apps}, environ=environ, guardian=guardian)
+        self._engine = Containers(engine, told.workers, told.capacity)
+        named = set(map(full_name, apps))
+        self.containers = AppsAndContainers(local, self._engine, examples.keys() - named)
+        self.told = "runs containers"  #: what there is, for people
+
+    async def offer(self) -> Offer:
+        """Return what there is; an engine only if it answers."""
+        if (why := await self._engine.why_not()) is not None:
+            self._engine.url = None
+            self.told = f"runs local apps only ({why})"
+        return self.containers.offer()
 
 
 class Stay:

@@ -36,8 +36,10 @@ from .runtimes.engine_settings import EngineSettings
 from .runtimes.examples import RUNNERS, shipped
 from .runtimes.fleet import Fleet
 from .runtimes.guardian import Guardian
+from .runtimes.places import Places
 from .runtimes.processes import Processes
 from .settings import without_secrets
+from .wire.desktop import NAMESPACE as OLD_DIALECT
 from .wire.hosting import why_no_host_name
 from .wire.memory import keep_read_buffers
 
@@ -120,24 +122,27 @@ class Gateway:
         keeper = None if journal is None else Durable(journal)
         named = set(map(with_tag, apps))
         owners = self._owners = Owners(keys, trust_all_keys, RUNNERS - named)
-        everything = AppsAndContainers(local, containers, examples.keys() - named, owners.why_not)
+        at_home = AppsAndContainers(local, containers, examples.keys() - named, owners.why_not)
+        # Without workers of its own a gateway is there for hosts, but those serve no clients of the old dialect.
+        patient = lambda owner: slots == 0 and cluster is None and owner != OLD_DIALECT  # noqa: E731
+        places = Places(at_home, slots or core_count(), capacity, patient)
         # Of containers only those that are processes of this user's are refused, and that is known where they are run.
         why_not = lambda ref: owners.why_not() if ref is None else None  # noqa: E731
         here = BrokerHost(HERE, machine_name(), slots, capacity, lambda _: owners.why_not() is None)
         broker = Broker(slots, here)
-        self._hub = Hub(broker, everything, capacity, trusting, keeper=keeper, why_not=why_not)
+        self._hub = Hub(broker, places, trusting, keeper=keeper, why_not=why_not)
         fleet = Fleet(self._hub)
         fleet.begin_here(Processes(fleet, environ, self._guardian, raise_descriptor_limit()))
         self._hub.start(fleet, ready_workers)
         if journal is not None and keeper is not None:
-            revive(self._hub, self._owners, journal, keeper)
+            revive(self._hub, self._owners, journal, keeper, places)
         # The embedded gateway serves its one client only.
         offer = Offer(frozenset(map(with_tag, [*apps, *images])), frozenset(engine.runtimes), capacity)
         old_dialect = None if trusting or exposed else offer
         boxes = Boxes(containers)
         kernels = KernelService(os.environ, self._guardian, owners.why_no_kernels, boxes, kernel_images)
         self._desk = Desk(kernels)
-        joining = Joining(self._hub, broker, fleet)
+        joining = Joining(self._hub, broker, fleet, places)
         self._server = Server(self._hub, self._owners, joining, old_dialect, behind_proxy, self._desk)
         self._slots, self._cluster = slots, None
         if cluster is not None:
@@ -194,7 +199,7 @@ def cluster_of(cluster: str | ClusterSettings, most: int | None, annex: Annex) -
     return Cluster(replace(settings, leases=most or None), annex)
 
 
-def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
+def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable, places: Places) -> None:
     """Go on with all sessions of a journal; not with those whose access key may not connect any more.
 
     Raises:
@@ -207,6 +212,8 @@ def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable) -> None:
                 log.warning("session %s of the journal ends: its access key %s is unknown here", saved.id, saved.key)
                 journal.ended(saved.id, [entry.row for entry in journal.entries(saved.id)])
                 continue
+            if not hub.sessions:
+                places.expect()
             hub.revive(saved, owners.owner(saved.key), History(journal.entries(saved.id)), keeper)
     except (ValueError, KeyError, struct.error) as error:
         raise UsageError(

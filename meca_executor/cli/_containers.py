@@ -1,4 +1,4 @@
-"""What `meca gateway` says about containers of an engine."""
+"""What `meca gateway` and `meca host` say about containers of an engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..settings import why_no_ref
 from ._arguments import amount, seconds, table_of
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of containers."""
+def add_engine_options(parser: argparse.ArgumentParser, *, old_dialect: bool = True) -> None:
+    """Add the options of containers; without the old dialect no names of images that its programs may run."""
     group = parser.add_argument_group(
         "containers", "Images run on a Docker engine where there is one; needs the extra `containers`."
     )
@@ -21,13 +21,14 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="where the engine is, or 'none' (default: MECA_ENGINE, DOCKER_HOST or /var/run/docker.sock)",
     )
-    group.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="IMAGE",
-        help="programs on the old SDK, which have no key, may run IMAGE; may be repeated",
-    )
+    if old_dialect:
+        group.add_argument(
+            "--image",
+            action="append",
+            default=[],
+            metavar="IMAGE",
+            help="programs on the old SDK, which have no key, may run IMAGE; may be repeated",
+        )
     group.add_argument(
         "--runtime",
         action="append",
@@ -50,6 +51,10 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help=f"lift a limit of containers: {'; '.join(f'{name} (else {rule})' for name, rule in ALLOWED.items())}",
     )
+    _add_limits(group)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--container-idle",
         type=seconds,

@@ -15,7 +15,7 @@ SUMMARY = "show a gateway's hosts, their load, and your calls that run there"
 
 EPILOG = """\
 The first host is the gateway's own machine; the others have joined with `meca host`. Of other owners' calls only their
-number is shown.
+number is shown. Slots, free ones and what is in use are those of functions; as many container calls run besides.
 
 examples:
   meca ps --endpoint http://127.0.0.1:3001
@@ -49,16 +49,17 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _print_table(hosts: list[dict[str, Any]], out: TextIO) -> None:
-    rows = [("HOST", "STATE", "SLOTS", "FREE", "IN USE", "RUNNING", "OTHERS")]
+    rows = [("HOST", "STATE", "SLOTS", "FREE", "IN USE", "ENGINE", "RUNNING", "OTHERS")]
     for host in hosts:
         name = f"{host['name']} (gateway)" if host["here"] else host["name"]
         used = " ".join(f"{key}={amount:g}" for key, amount in sorted(host["in_use"].items())) or "-"
-        counts = str(host["slots"]), str(host["free"]), used, str(len(host["running"])), str(host["others"])
-        rows.append((name, host["state"], *counts))
+        counts = str(host["slots"]), str(host["free"]), used, "yes" if host.get("engine") else "no"
+        rows.append((name, host["state"], *counts, str(len(host["running"])), str(host["others"])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         out.write("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
     for host in hosts:
         for call in host["running"]:
             behind = f", {call['waiting']} behind it" if call["waiting"] else ""
-            out.write(f"task {call['task']} on {host['name']} for {call['seconds']:.1f} s{behind}\n")
+            what = f" ({call['container']})" if "container" in call else ""
+            out.write(f"task {call['task']}{what} on {host['name']} for {call['seconds']:.1f} s{behind}\n")

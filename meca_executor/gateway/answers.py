@@ -64,7 +64,7 @@ class Answers:
 
     def _answer(self, session: Session, asked: dict[str, Any]) -> dict[str, Any]:
         if asked.get("what") == "hosts":
-            return {"hosts": census(self._broker, session.owner, time.monotonic())}
+            return {"hosts": census(self._broker, self._joining.places, session.owner, time.monotonic())}
         if asked.get("what") == "drain":
             name = asked.get("host")
             for joined in self._joining.sessions.values():

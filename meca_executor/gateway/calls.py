@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ..wire.container_calls import told
 from ..wire.printed import LAST, MIXED, Log
 from ..wire.printed import record as printed
 from ..wire.records import Record, Status, encode
+from .gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,21 +39,31 @@ class ContainerCalls:
         containers: Who runs them.
         report: Told `(session id, batch of outcomes)`.
         keeper: Writes down what begins.
-        slots: Calls of one session at once, at most; 0 is one a core.
     """
 
-    def __init__(
-        self, containers: ContainerRuntime, report: Callable[[str, bytes], object], keeper: Keeper, slots: int = 0
-    ) -> None:
+    def __init__(self, containers: ContainerRuntime, report: Callable[[str, bytes], object], keeper: Keeper) -> None:
         self._containers = containers
-        self._slots = slots or os.cpu_count() or 1
+        containers.changed = self._changed
+        self._gates: weakref.WeakSet[Gate] = weakref.WeakSet()
         self._report = report
         self._keeper = keeper
         self._refused: dict[str, str] = {}  # container name -> why its folder is none
 
-    def gate(self, session: Session) -> asyncio.Semaphore:
+    def gate(self, session: Session) -> Gate:
         """Return what lets so many calls of a session through as it may have at once."""
-        return asyncio.Semaphore(min(session.cap, self._slots))
+        cap, owner = session.cap, session.owner
+        gate = Gate(lambda: max(1, min(cap, self._containers.slots(owner))))
+        self._gates.add(gate)
+        return gate
+
+    def _changed(self) -> None:
+        for gate in list(self._gates):
+            gate.look()
+
+    def why_never(self, options: Options, owner: str) -> str | None:
+        """Return why no machine that there is can ever make such a call; None when one can, or has words of its own."""
+        assert options.container_ref is not None
+        return self._containers.why_never(options.container_ref, options.runtime, options.resource, owner)
 
     def add(self, ref: str, folder: str) -> None:
         """Learn where a container's folder is; one that is none fails the calls of it."""
@@ -75,7 +86,7 @@ class ContainerCalls:
                 await self._written_down(session, record)
                 began = time.monotonic()
                 writing.begin()
-                status, payload = await self.ask(options, record[3], session.owner, writing.log)
+                status, payload = await self.ask(options, record[3], session.owner, writing.log, record[0])
         finally:
             writing.finish()
             session.calls.pop(record[0], None)
@@ -95,7 +106,7 @@ class ContainerCalls:
             self._report(session.id, encode([(number, Status.KILLED, 0, b"ended by kill()")]))
 
     async def ask(
-        self, options: Options, content: bytes, owner: str, written: Log | None = None
+        self, options: Options, content: bytes, owner: str, written: Log | None = None, task: int = 0
     ) -> tuple[Status, bytes]:
         """Return how a container's call ended, and its reply or why not."""
         assert options.container_ref is not None
@@ -110,6 +121,7 @@ class ContainerCalls:
                 resource=options.resource,
                 owner=owner,
                 written=written,
+                task=task,
             )
             return Status.REPLY, reply
         except MecaError as error:

@@ -10,21 +10,25 @@ from .hosts import HERE
 if TYPE_CHECKING:
     from .broker import Broker
     from .hosts import BrokerHost
+    from .ports import ContainerCall, ContainerPlaces
     from .tasks import BrokerWorker
 
 
-def census(broker: Broker, owner: str, now: float) -> list[dict[str, Any]]:
-    """Return what an owner may know of each host that runs its functions, the gateway's own machine first.
+def census(broker: Broker, places: ContainerPlaces, owner: str, now: float) -> list[dict[str, Any]]:
+    """Return what an owner may know of each host that runs its calls, the gateway's own machine first.
 
-    Of other owners' calls only how many run.
+    Of other owners' calls only how many run. Slots, free ones and resources in use are those of functions; calls that
+    run are of functions and containers. A host takes as many container calls besides as it has slots.
     """
     hosts = [host for host in broker.hosts.all.values() if host.id == HERE or host.serves(owner)]
-    return [_told(broker, host, owner, now) for host in hosts]
+    return [_told(broker, places, host, owner, now) for host in hosts]
 
 
-def _told(broker: Broker, host: BrokerHost, owner: str, now: float) -> dict[str, Any]:
+def _told(broker: Broker, places: ContainerPlaces, host: BrokerHost, owner: str, now: float) -> dict[str, Any]:
     busy = [worker for worker in broker.workers.values() if worker.host is host and worker.in_flight]
     mine = [worker for worker in busy if worker.pool is not None and worker.pool.owner == owner]
+    calls = places.running(host.id)
+    ours = [call for call in calls if call.owner == owner]
     return {
         "name": host.name,
         "here": host.id == HERE,
@@ -33,9 +37,15 @@ def _told(broker: Broker, host: BrokerHost, owner: str, now: float) -> dict[str,
         "free": max(0, host.slots - len(busy)) if host.open else 0,
         "resource": {name: amount for name, amount in (host.capacity or {}).items() if amount != float("inf")},
         "in_use": broker.hosts.in_use(host),
-        "running": [_call(worker, now) for worker in mine],
-        "others": len(busy) - len(mine),
+        "engine": places.has_engine(host.id),
+        "running": [_call(worker, now) for worker in mine] + [_container(call, now) for call in ours],
+        "others": len(busy) - len(mine) + len(calls) - len(ours),
     }
+
+
+def _container(call: ContainerCall, now: float) -> dict[str, Any]:
+    seconds = round(max(0.0, now - call.since), 3)
+    return {"task": task_text(call.task), "seconds": seconds, "waiting": 0, "container": call.ref}
 
 
 def state_of(host: BrokerHost) -> str:

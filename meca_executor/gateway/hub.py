@@ -27,7 +27,7 @@ from .tasks import Forget, Instruction, Kill, Report, Revoke, Run, Setup, Spawn,
 from .tenures import KEEP_S, Claim, Tenures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ..wire.payloads import Held
     from ..wire.records import Outcomes, Status
@@ -53,7 +53,6 @@ class Hub:
         self,
         broker: Broker,
         containers: ContainerRuntime,
-        capacity: Mapping[str, float],
         trusting: bool = False,
         resume_s: float = RESUME_S,
         keeper: Keeper | None = None,
@@ -64,9 +63,9 @@ class Hub:
         self._homes: dict[str, Session] = {}  # by what the broker calls them, too
         self._broker = self.broker = broker
         self._keeper = keeper or Volatile()
-        self.calls = ContainerCalls(containers, self.report, self._keeper, broker.hosts.here.slots)
+        self.calls = ContainerCalls(containers, self.report, self._keeper)
         self._tenures = Tenures(self, broker, self._keeper)
-        self._intake = Intake(self, broker, self._keeper, self.calls, capacity, trusting, why_not)
+        self._intake = Intake(self, broker, self._keeper, self.calls, trusting, why_not)
         self._tenures.intake = self._intake
         self._keep_s = keep_s
         self._workers: WorkerRuntime

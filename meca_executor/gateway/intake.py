@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..policy.placement import why_never
 from ..settings import TASK_ID_LIMIT, TOLD_LIMIT, why_no_ref
 from ..wire import proof
 from ..wire.blobs import MENTION_BYTES, mentioned
@@ -16,7 +15,7 @@ from .shelf import Calls
 from .tasks import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from ..wire.stream import Message
     from .broker import Broker
@@ -53,7 +52,6 @@ class Intake:
         broker: Broker,
         keeper: Keeper,
         calls: ContainerCalls,
-        capacity: Mapping[str, float],
         trusting: bool,
         why_not: Callable[[str | None], str | None],
     ) -> None:
@@ -61,7 +59,6 @@ class Intake:
         self._broker = broker
         self._keeper = keeper
         self._calls = calls
-        self._capacity = capacity  #: what this host has of each resource
         self._trusting = trusting  #: an embedded gateway: its one client may name folders to run
         self._why_not = why_not
         self._ours = own_prefix()  #: what references to our own memory begin with
@@ -161,11 +158,8 @@ class Intake:
         self._broker.set_options(now.id, number, options)
         if session.tenure is not None:
             now.options[number] = options
-        if options.container_ref is not None:  # they run on this machine; where functions can run, changes
-            if (why := why_never(options.resource, self._capacity)) is not None:
-                now.refused[number] = why.encode()
-            else:
-                now.containers[number] = options
+        if options.container_ref is not None:
+            now.containers[number] = options
 
     def _on_tasks(self, session: Session, body: bytes) -> None:
         groups = [self._meant(session, group) for group in decode(body)]
@@ -208,20 +202,19 @@ class Intake:
     def _taken_elsewhere(self, session: Session, generation: Generation, group: Record) -> bool:
         """Whether calls are none for a worker process; then they have been seen to here."""
         _, tag, _, batch = group
-        why, options = generation.refused.get(tag), generation.containers.get(tag)
-        if why is None and (told := self._why_nowhere(session, generation, tag, options)) is not None:
+        options = generation.containers.get(tag)
+        if (told := self._why_nowhere(session, generation, tag, options)) is not None:
             why = told.encode()
-        if why is not None:
             self._hub.report(session.id, encode((record[0], int(Status.NO_HOST), 0, why) for record in decode(batch)))
         elif options is not None:
             for record in decode(batch):
                 self._calls.begin(session, record, options)
-        return why is not None or options is not None
+        return told is not None or options is not None
 
     def _why_nowhere(self, session: Session, generation: Generation, tag: int, options: Options | None) -> str | None:
         """Why such calls are not made, as things are now."""
         if options is not None:
-            return self._why_not(options.container_ref)
+            return self._why_not(options.container_ref) or self._calls.why_never(options, session.owner)
         known = self._broker.sessions[generation.id].options.get(tag)
         never = None if known is None else self._broker.hosts.why_never(session.owner, known.resource)
         return never or self.why_no_functions(session.owner)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .broker import Broker
-    from .ports import HostFleet, RemoteHost
+    from .ports import ContainerPlaces, HostFleet, RemoteHost
     from .tasks import Instruction
 
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
@@ -69,17 +69,19 @@ class Joining:
         hub: Carries out what the broker decides.
         broker: Decides which host runs what.
         fleet: The workers of all hosts.
+        places: The machines that containers run on.
         changed: Called when there are more slots than before, or fewer.
     """
 
     durable = False
 
-    def __init__(self, hub: Doer, broker: Broker, fleet: HostFleet) -> None:
+    def __init__(self, hub: Doer, broker: Broker, fleet: HostFleet, places: ContainerPlaces) -> None:
         self.sessions: dict[str, Joined] = {}
         self.changed: Callable[[], object] = lambda: None
         self._hub = hub
         self._broker = broker
         self._fleet = fleet
+        self.places = places
         self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
 
@@ -135,6 +137,8 @@ class Joining:
             number, told.name, lambda message: self._tell(joined, message), lambda drain: self._leaves(joined, drain)
         )
         self._broker.hosts.all[number] = host
+        if told.containers is not None:
+            self.places.join(host, told.containers, joined.remote.calls)
         self._wait(joined)
         return joined
 
@@ -155,6 +159,7 @@ class Joining:
         joined.host.connected = True
         joined.remote.away(False)
         self._hub.do(self._broker.changed(time.monotonic()))
+        self.places.look()
         self.changed()
 
     # -- going ------------------------------------------------------------------------------------
@@ -193,24 +198,27 @@ class Joining:
         joined.send = None
         if joined.expiry is not None:
             joined.expiry.cancel()
+        self.places.leave(joined.host.id)
+        joined.remote.calls.lost(why)
         self._fleet.remove(joined.host.id)
         self._broker.vanished(joined.host, why)
         self._hub.do(self._broker.changed(time.monotonic()))
         self.changed()
 
     def drain(self, joined: Joined) -> None:
-        """Let a host leave when what its workers run is done."""
+        """Let a host leave when what its workers run is done, and its container calls are."""
         if not joined.host.draining:
             log.info("host %s leaves when its running calls are done", joined.host.name)
             self._broker.drain(joined.host)
             self._hub.do(self._broker.changed(time.monotonic()))
+            self.places.look()
             self.changed()
             self._release(joined)
 
     def _release(self, joined: Joined) -> None:
         if not self._has(joined):
             return
-        if any(worker.host is joined.host for worker in self._broker.workers.values()):
+        if joined.remote.calls.running or any(w.host is joined.host for w in self._broker.workers.values()):
             self._loop.call_later(DRAINED_S, self._release, joined)
         else:
             joined.released = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ..wire.hosting import Offer
     from ..wire.printed import Log
     from ..wire.records import Kind, Outcomes, Status
 
@@ -55,6 +56,49 @@ class WorkerRuntime(Protocol):
         """End all workers and wait until they are gone."""
 
 
+class HostCalls(Protocol):
+    """The container calls of one host that joined."""
+
+    @property
+    def running(self) -> int:
+        """How many it has."""
+
+    def lost(self, why: str) -> None:
+        """The host is gone, and why: they fail so that they may be made again elsewhere."""
+
+
+class ContainerPlaces(Protocol):
+    """The machines that containers run on."""
+
+    def join(self, host: Any, offer: Offer, calls: Any) -> None:
+        """Take a host into service, a `BrokerHost` with its `HostCalls`."""
+
+    def leave(self, number: int) -> None:
+        """It is gone."""
+
+    def look(self) -> None:
+        """Something about one has changed."""
+
+    def running(self, number: int) -> Sequence[ContainerCall]:
+        """Return the calls that a machine has, by the number of its `BrokerHost`."""
+
+    def has_engine(self, number: int) -> bool:
+        """Return whether a machine has an engine."""
+
+
+class ContainerCall(Protocol):
+    """A container call that is under way."""
+
+    @property
+    def task(self) -> int: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def ref(self) -> str: ...
+    @property
+    def since(self) -> float: ...
+
+
 class RemoteHost(Protocol):
     """The workers of one host that joined."""
 
@@ -66,6 +110,10 @@ class RemoteHost(Protocol):
 
     def let_leave(self) -> None:
         """Tell it that it may leave."""
+
+    @property
+    def calls(self) -> HostCalls:
+        """Its container calls."""
 
 
 class HostFleet(Protocol):
@@ -100,11 +148,13 @@ class ContainerRuntime(Protocol):
         resource: Mapping[str, float] | None = None,
         owner: str = "",
         written: Log | None = None,
+        task: int = 0,
     ) -> bytes:
         """Return a container's reply; no other owner's calls have been in the same one of an engine.
 
         What it writes meanwhile, and when it was started for this call before that, goes to `written`, some of it
         perhaps a moment after the reply; an app's is ended with the call, and of others the caller waits a moment.
+        `task` is the number by which the caller's user knows the call, for `running`.
 
         Raises:
             NoHostFits: No such container here, no such runtime, or not enough of a resource.
@@ -112,6 +162,14 @@ class ContainerRuntime(Protocol):
             TaskFailed: It refused the request.
             TaskTimeout: The request took longer than `timeout` seconds.
         """
+
+    def why_never(self, ref: str, runtime: str | None, resource: Mapping[str, float], owner: str) -> str | None:
+        """Return why no machine that there is can ever make such a call; None when one can, or has words of its own."""
+
+    def slots(self, owner: str) -> int:
+        """Return how many calls an owner may have at once, as things are now."""
+
+    changed: Callable[[], object]  #: called when that may be another number
 
     def add(self, ref: str, folder: str) -> None:
         """Learn where a container's folder is.

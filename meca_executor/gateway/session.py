@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import time
@@ -14,8 +13,10 @@ from ..errors import MecaError
 from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import Arriving, mentioned
 from ..wire.records import MalformedBatch, Release
+from .gate import Gate
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
     from ..wire.payloads import Held
@@ -31,7 +32,6 @@ class Generation:
     id: str  #: the broker's session
     number: int = 0  #: how many clients the session had before
     opened: bool = False  #: its setup has come
-    refused: dict[int, bytes] = field(default_factory=dict)  #: options id -> why such a task can never run here
     containers: dict[int, Options] = field(default_factory=dict)  #: options ids of container calls
     options: dict[int, Options] = field(default_factory=dict)  #: all, of a session with a name
 
@@ -74,7 +74,7 @@ class Session:
     acknowledging: bool = False  #: will, soon
     expiry: asyncio.TimerHandle | None = None
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    gate: Gate = field(default_factory=lambda: Gate(lambda: 1))
     shares: bool = False  #: the client reads our memory, and we its
     arriving: Arriving = field(default_factory=lambda: Arriving(MESSAGE_LIMIT, shared=True))
     arrived: dict[int, bytes] = field(default_factory=dict)  #: blobs, until the client has them forgotten

@@ -69,6 +69,11 @@ class Apps:
     def __repr__(self) -> str:
         return f"<Apps known={sorted(self._folders)} running={sorted(self._current)}>"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What apps there are, by name with tag."""
+        return frozenset(self._folders)
+
     def knows(self, ref: str) -> bool:
         """Return whether `call` would find this app; a reference without a tag means `:latest`."""
         return full_name(ref) in self._folders

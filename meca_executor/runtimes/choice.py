@@ -1,4 +1,4 @@
-"""Where a container runs: as a local app if its folder was named here, else by the engine.
+"""How a container runs on one machine: as a local app if its folder was named here, else by the engine.
 
 A shipped example is a local app only while the engine has no image of its name.
 """
@@ -6,9 +6,11 @@ A shipped example is a local app only while the engine has no image of its name.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import NoHostFits
+from ..wire.hosting import Offer
 from .engine_settings import NO_ENGINE, PLAIN_RUNTIME, full_name
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ LOOK_AGAIN_S = 10.0  #: an image that was built since is found after this time
 
 
 class AppsAndContainers:
-    """The gateway's `ContainerRuntime`.
+    """The containers of one machine.
 
     Args:
         apps: Local apps.
@@ -43,6 +45,7 @@ class AppsAndContainers:
         self._containers = containers
         self._examples = {full_name(ref) for ref in examples}
         self._looked: dict[str, tuple[bool, float]] = {}  #: example -> whether it is an image, until when
+        self._offer: Offer | None = None
 
     async def call(
         self,
@@ -55,7 +58,7 @@ class AppsAndContainers:
         owner: str = "",
         written: Log | None = None,
     ) -> bytes:
-        """Return a container's reply, as `gateway.ports.ContainerRuntime` has it."""
+        """Return a container's reply, as `agent_calls.ContainerRuntime` has it."""
         if self._apps.knows(ref) and not await self._is_image(ref):
             if (why := self._why_not(ref)) is not None:
                 raise NoHostFits(why)
@@ -68,6 +71,17 @@ class AppsAndContainers:
             raise NoHostFits(f"{self._apps.why_unknown(ref)}; {NO_ENGINE}")
         shape = self._containers.shape_of(ref, runtime, resource or {}, owner)
         return await self._containers.call(shape, content, timeout=timeout, written=written)
+
+    def offer(self, ref: str = "") -> Offer:
+        """Return what there is for calls, or for those of one container: a local app that is not run is not there."""
+        if self._offer is None:
+            runtimes = frozenset(self._containers.settings.runtimes)
+            engine, examples = self._containers.url is not None, frozenset(self._examples)
+            self._offer = Offer(engine, self._apps.names - examples, examples, runtimes)
+        if self._why_not(ref) is None:
+            return self._offer
+        name = frozenset((full_name(ref),))
+        return replace(self._offer, apps=self._offer.apps - name, examples=self._offer.examples - name)
 
     async def _is_image(self, ref: str) -> bool:
         name = full_name(ref)
@@ -88,6 +102,7 @@ class AppsAndContainers:
         """
         self._apps.add(ref, folder)
         self._examples.discard(full_name(ref))
+        self._offer = None
 
     async def close(self) -> None:
         """End all apps and containers and wait until they are gone."""

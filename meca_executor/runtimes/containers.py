@@ -165,16 +165,24 @@ class Containers:
         except (EngineError, UsageError):
             return False
 
+    async def why_not(self) -> str | None:
+        """Return why there is no engine that could run containers; None when there is one, connected."""
+        if self.url is None:
+            return NO_ENGINE
+        try:
+            await self._open()
+        except (EngineError, UsageError) as error:
+            return str(error)
+        return None
+
     def sweep_soon(self) -> None:
         """Connect and remove what gateways left that were killed; in the background, and only if there is an engine."""
         if self.url is not None:
             self._spawn(self._sweep())
 
     async def _sweep(self) -> None:
-        try:
-            await self._open()
-        except (EngineError, UsageError) as error:
-            log.warning("no containers: %s", error)
+        if (why := await self.why_not()) is not None:
+            log.warning("no containers: %s", why)
 
     async def _open(self) -> Engine:
         """Return the engine, connected; at the first time what killed gateways left is removed."""
@@ -206,7 +214,7 @@ class Containers:
             if policy != "always" and await in_thread(lambda: engine.has_image(ref), API_S, "look for an image"):
                 return engine
             if policy == "never":
-                return Failure("is not on this host, and the gateway pulls no images (--pull never)")
+                return Failure("is not on this host, and no images are pulled here (--pull never)")
             log.info("pulling %s", ref)
             await in_thread(lambda: engine.pull(ref, Progress(ref)), self.settings.pull_s, f"pull {ref}")
             log.info("pulled %s", ref)

@@ -161,9 +161,10 @@ def test_a_drain_before_a_client_has_said_what_its_workers_are_for(journal: Jour
         from meca_executor.runtimes.choice import AppsAndContainers
         from meca_executor.runtimes.containers import Containers
         from meca_executor.runtimes.engine_settings import EngineSettings
+        from meca_executor.runtimes.places import Places
 
         nothing = AppsAndContainers(Apps({}), Containers(EngineSettings(url="none"), 1, {}), ())
-        hub = Hub(Broker(1), nothing, {"cpu": 1}, keeper=Durable(journal))
+        hub = Hub(Broker(1), Places(nothing, 1, {"cpu": 1}), keeper=Durable(journal))
         session, resumed = hub.attach("s", "me", 1, None)
         assert not (resumed or session.opened)
         return await hub.drain(LIMIT)

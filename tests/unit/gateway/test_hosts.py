@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -358,6 +358,32 @@ def test_a_host_that_leaves_ends_what_runs_and_gives_back_the_rest() -> None:
 # -- what is told of them
 
 
+class Call(NamedTuple):
+    """A container call that is under way."""
+
+    task: int
+    owner: str
+    ref: str
+    since: float
+
+
+class Places:
+    """The machines that containers run on; those that have calls have an engine."""
+
+    def __init__(self, calls: dict[int, list[Call]]) -> None:
+        self.calls = calls
+
+    def running(self, number: int) -> list[Call]:
+        return self.calls.get(number, [])
+
+    def has_engine(self, number: int) -> bool:
+        return number in self.calls
+
+    def join(self, host: Any, offer: Any, calls: Any) -> None: ...
+    def leave(self, number: int) -> None: ...
+    def look(self) -> None: ...
+
+
 def test_the_census_tells_an_owner_of_its_own_calls_and_counts_the_others() -> None:
     """Slots, what is in use, which call runs and for how long."""
     runtime = runtime_on(here(4, cpu=4), other(1), other(2, owner="you"), sessions={"a": "me", "b": "you"})
@@ -366,12 +392,16 @@ def test_the_census_tells_an_owner_of_its_own_calls_and_counts_the_others() -> N
     runtime.submit("b", [1])
     running(runtime)
     tick(runtime, 2.0)
-    first, second = census(runtime.broker, "me", runtime.now)
-    assert (first["name"], first["here"], first["slots"], first["others"]) == ("here", True, 4, 1)
-    assert first["free"] == 4 - len(first["running"]) - 1
+    places = Places({0: [Call(8, "me", "knn", runtime.now - 1.0), Call(9, "you", "knn", runtime.now)]})
+    first, second = census(runtime.broker, places, "me", runtime.now)
+    assert (first["name"], first["here"], first["slots"], first["others"]) == ("here", True, 4, 2)
+    assert first["free"] == 4 - (len(first["running"]) - 1) - 1
+    assert (first["engine"], second["engine"]) == (True, False)
     assert [host["name"] for host in (first, second)] == ["here", "host1"]
     calls = [call for host in (first, second) for call in host["running"]]
-    assert calls == [{"task": "7", "seconds": 2.0, "waiting": 0}]
+    assert {"task": "7", "seconds": 2.0, "waiting": 0} in calls
+    assert {"task": "8", "seconds": 1.0, "waiting": 0, "container": "knn"} in calls
+    assert len(calls) == 2
     runtime.broker.hosts.all[1].connected = False
-    assert census(runtime.broker, "me", runtime.now)[1]["state"] == "away"
-    assert census(runtime.broker, "me", runtime.now)[1]["free"] == 0
+    assert census(runtime.broker, places, "me", runtime.now)[1]["state"] == "away"
+    assert census(runtime.broker, places, "me", runtime.now)[1]["free"] == 0

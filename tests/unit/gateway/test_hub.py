@@ -13,6 +13,7 @@ from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.hub import Hub
 from meca_executor.gateway.session import SessionRefused
+from meca_executor.policy.placement import why_never
 from meca_executor.wire import segments
 from meca_executor.wire.blobs import LAST, mention
 from meca_executor.wire.parcels import Parcel
@@ -37,6 +38,8 @@ class Containers:
         self.running = 0
         self.most = 0
         self.folders: dict[str, str] = {}
+        self.room = 2
+        self.changed: Callable[[], object] = lambda: None
 
     async def call(
         self,
@@ -48,6 +51,7 @@ class Containers:
         resource: Mapping[str, float] | None = None,
         owner: str = "",
         written: Log | None = None,
+        task: int = 0,
     ) -> bytes:
         self.running += 1
         self.most = max(self.most, self.running)
@@ -69,6 +73,12 @@ class Containers:
             return content.upper()
         finally:
             self.running -= 1
+
+    def why_never(self, ref: str, runtime: str | None, resource: Mapping[str, float], owner: str) -> str | None:
+        return why_never(resource, {"cpu": 2, "memory": 100})
+
+    def slots(self, owner: str) -> int:
+        return self.room
 
     def add(self, ref: str, folder: str) -> None:
         if folder == "nowhere":
@@ -98,7 +108,6 @@ class Client:
         self.hub = Hub(
             Broker(2, BrokerHost(0, "here", 2, {"cpu": 2, "memory": 100})),
             self.containers,
-            {"cpu": 2, "memory": 100},
             trusting,
         )
         self.hub.start(Workers(), 0)

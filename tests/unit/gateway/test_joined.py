@@ -14,7 +14,7 @@ from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.joined import Joined, Joining
 from meca_executor.gateway.session import SessionInUse, SessionRefused
-from meca_executor.wire.hosting import Introduction
+from meca_executor.wire.hosting import Introduction, Offer
 from meca_executor.wire.records import Kind, MalformedBatch
 from meca_executor.wire.stream import Stream
 
@@ -34,6 +34,12 @@ class Remote:
         self.messages: list[bytes] = []
         self.was: list[bool] = []
         self.let_go = False
+        self.calls = self
+        self.running = 0
+        self.was_lost: list[str] = []
+
+    def lost(self, why: str) -> None:
+        self.was_lost.append(why)
 
     def on_message(self, message: bytes) -> None:
         self.messages.append(message)
@@ -45,6 +51,29 @@ class Remote:
         self.let_go = True
 
 
+class Containers:
+    """The machines that containers run on; writes down who they are."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[int, tuple[Offer, Any]] = {}
+        self.looks = 0
+
+    def join(self, host: Any, offer: Offer, calls: Any) -> None:
+        self.hosts[host.id] = offer, calls
+
+    def leave(self, number: int) -> None:
+        self.hosts.pop(number, None)
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def running(self, number: int) -> list[Any]:
+        return []
+
+    def has_engine(self, number: int) -> bool:
+        return False
+
+
 class Place:
     """A gateway's joining, and the fleet behind it."""
 
@@ -54,7 +83,8 @@ class Place:
         self.removed: list[int] = []
         self.changes = 0
         self.gone = asyncio.Event()
-        self.joining = Joining(self, self.broker, self)
+        self.containers = Containers()
+        self.joining = Joining(self, self.broker, self, self.containers)
         self.joining.changed = self._changed
 
     def _changed(self) -> None:

@@ -32,7 +32,7 @@ class Gateway:
 
     def __init__(self, keep_s: float = 1000.0) -> None:
         self.containers = Containers()
-        self.hub = Hub(Broker(2), self.containers, {"cpu": 2}, keep_s=keep_s)
+        self.hub = Hub(Broker(2), self.containers, keep_s=keep_s)
         self.hub.start(Workers(), 0)
 
 

@@ -36,6 +36,7 @@ class Talkers(Containers):
         resource: Mapping[str, float] | None = None,
         owner: str = "",
         written: Log | None = None,
+        task: int = 0,
     ) -> bytes:
         assert written is not None
         self.logs.append(written)
