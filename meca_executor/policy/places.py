@@ -66,10 +66,17 @@ def with_ref(places: Iterable[Place], wish: Wish) -> list[Place]:
 def why_never(places: Sequence[Place], wish: Wish) -> str | None:
     """Return why a call fits on no machine, with the best there is.
 
-    None when it fits on one; and when none has what it asks for at all: the gateway's own has the words for that.
+    None when it fits on one; and when only the gateway's own, the first, has words for what is missing.
     """
-    able = with_ref(places, wish)
-    return why_nowhere(wish.resource, [place.capacity for place in able]) if able else None
+    if found := with_ref(places, wish):
+        return why_nowhere(wish.resource, [place.capacity for place in found])
+    if any(place is not places[0] for place in with_ref(places, wish._replace(runtime=None))):
+        known = ", ".join(sorted({PLAIN_RUNTIME}.union(*(place.offer.runtimes for place in places))))
+        return (
+            f"no runtime {wish.runtime!r} on any host that could run {wish.ref} (known: {known}); it is named by "
+            f"meca host --runtime {wish.runtime}=ENGINE_RUNTIME, for images of an engine"
+        )
+    return None
 
 
 def able(places: Iterable[Place], wish: Wish) -> list[Place]:

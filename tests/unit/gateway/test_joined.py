@@ -239,3 +239,34 @@ async def test_messages_reach_the_hosts_workers_and_others_are_refused() -> None
     place.joining.end(joined)
     place.joining.end(joined)  # once is enough
     assert place.names == []
+
+
+@in_a_loop
+async def test_containers_of_a_host_come_and_go_with_it() -> None:
+    """It leaves only when its container calls are over; they are lost with it."""
+    place = Place()
+    offer = Offer(engine=True)
+    joined, _ = place.join(told=replace(TOLD, containers=offer))
+    remote = place.remotes[joined.host.id]
+    assert place.containers.hosts == {joined.host.id: (offer, remote)}
+    remote.running = 1
+    place.joining.drain(joined)
+    await asyncio.sleep(0.1)
+    assert not remote.let_go
+    remote.running = 0
+    for _ in range(10_000):
+        await asyncio.sleep(0.005)
+        if remote.let_go:
+            break
+    assert place.containers.looks == 2
+    place.joining.end(joined)
+    assert place.containers.hosts == {}
+    assert remote.was_lost == ["host box left"]
+
+
+@in_a_loop
+async def test_a_host_of_before_has_no_containers() -> None:
+    """It said nothing of them."""
+    place = Place()
+    place.join()
+    assert place.containers.hosts == {}

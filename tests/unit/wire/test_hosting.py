@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meca_executor.wire.hosting import (
+    APPS_MOST,
     GRACE_MOST_S,
     WORKERS_MOST,
     Introduction,
+    Offer,
     pack_end,
     pack_look,
     pack_outcomes,
@@ -77,6 +81,33 @@ def test_an_introduction_comes_out_as_it_went_in() -> None:
     told = Introduction.from_fields(FIELDS)
     assert told == Introduction("box", 2, {"cpu": 2.5}, 60.0, "3.11.2")
     assert Introduction.from_fields(told.fields()) == told
+
+
+def test_what_a_host_has_for_containers_comes_out_as_it_went_in() -> None:
+    """A host of before says nothing of it, and has nothing."""
+    offer = Offer(True, frozenset({"mine:latest"}), frozenset({"knn:latest"}), frozenset({"microVM"}))
+    told = replace(Introduction.from_fields(FIELDS), containers=offer)
+    assert Introduction.from_fields(json.loads(json.dumps(told.fields()))) == told
+    assert Introduction.from_fields(FIELDS).containers is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {},
+        {**Offer().fields(), "engine": 1},
+        {**Offer().fields(), "apps": "mine"},
+        {**Offer().fields(), "apps": [5]},
+        {**Offer().fields(), "examples": ["two words"]},
+        {**Offer().fields(), "runtimes": [str(number) for number in range(APPS_MOST + 1)]},
+        {"engine": True},
+    ],
+)
+def test_an_offer_that_is_wrong_is_refused(wrong: object) -> None:
+    """Whatever it is."""
+    with pytest.raises(ValueError, match=r"host|name"):
+        Introduction.from_fields({**FIELDS, "containers": wrong})
 
 
 @pytest.mark.parametrize(
