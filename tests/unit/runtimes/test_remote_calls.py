@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from meca_executor.errors import ContainerFailed, MecaError, NoHostFits, TaskFailed, TaskTimeout, UsageError
-from meca_executor.runtimes.agent_calls import AgentCalls
+from meca_executor.runtimes.agent_calls import LATE_S, AgentCalls
 from meca_executor.runtimes.remote_calls import RemoteCalls
 from meca_executor.wire.blobs import BLOB_MIN, pieces
 from meca_executor.wire.container_calls import (
@@ -253,16 +253,19 @@ async def test_a_host_that_begins_anew_tells_nothing_of_before() -> None:
     late = pair.ask("crashes")  # its log is not ended yet
     with pytest.raises(TaskFailed):
         await late
+    pair.away = True
     pair.agent.reset()
     await pair.containers.stopped.wait()
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(LATE_S, later.set)  # behind the one by which the log would be told
+    await later.wait()
     assert pair.agent.running == 0 and not pair.up
+    pair.away = False
     pair.remote.lost("it joined anew")
     with pytest.raises(ContainerFailed):
         await old
     pair.remote = RemoteCalls("box", pair._order)
     assert await pair.ask("app") == b"IN"
-    await asyncio.sleep(0)
-    assert not pair.up
     await pair.agent.close()
 
 
