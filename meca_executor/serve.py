@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import MecaError, UsageError
@@ -88,7 +89,7 @@ class Gateway:
         engine: How containers run; None is the usual way, where an engine is.
         images: Images that programs on the old SDK may run, besides the apps.
         kernel_images: Language -> image of isolated kernels, where it is not the usual one.
-        cluster: Where functions run in place of this machine; `workers` is then how many places there at most.
+        cluster: Where functions run in place of this machine, and images; `workers` is then the most places there.
 
     Raises:
         UsageError: The journal is damaged.
@@ -146,8 +147,8 @@ class Gateway:
         self._server = Server(self._hub, self._owners, joining, old_dialect, behind_proxy, self._desk)
         self._slots, self._cluster = slots, None
         if cluster is not None:
-            annex = Annex(self._hub, broker, fleet, joining.changed, here.serves)
-            self._cluster = cluster_of(cluster, workers, annex)
+            annex = Annex(self._hub, broker, fleet, joining.changed, here.serves, partial(callers, self._hub))
+            self._cluster = cluster_of(cluster, workers, annex, engine, places)
             self._hub.on_done = self._cluster.wake
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
@@ -190,13 +191,22 @@ class Gateway:
         return done
 
 
-def cluster_of(cluster: str | ClusterSettings, most: int | None, annex: Annex) -> Cluster:
-    """Return the runtime of a cluster; only now is anything of it imported."""
+def cluster_of(
+    cluster: str | ClusterSettings, most: int | None, annex: Annex, engine: EngineSettings, places: Places
+) -> Cluster:
+    """Return the runtime of a cluster, which containers run on, too; only now is anything of it imported."""
     from .runtimes.cluster import Cluster
     from .runtimes.dask_door import ClusterSettings
 
     settings = ClusterSettings(cluster) if isinstance(cluster, str) else cluster
-    return Cluster(replace(settings, leases=most or None), annex)
+    made = Cluster(replace(settings, leases=most or None), annex, engine)
+    places.cluster, made.containers.changed = made.containers, places.look
+    return made
+
+
+def callers(hub: Hub) -> list[str]:
+    """Return the ids of the sessions that have calls of containers."""
+    return [session.id for session in hub.sessions.values() if session.calls]
 
 
 def revive(hub: Hub, owners: Owners, journal: Journal, keeper: Durable, places: Places) -> None:

@@ -18,7 +18,8 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a cluster."""
     group = parser.add_argument_group(
         "cluster",
-        "Functions run on the nodes of a Dask cluster, not on this machine; needs the extra `cluster` here and there.",
+        "Functions run on the nodes of a Dask cluster, not on this machine, and containers on those with an engine; "
+        "needs the extra `cluster` here and there.",
     )
     group.add_argument(
         "--cluster",

@@ -46,6 +46,7 @@ class Annex:
         fleet: The workers of all hosts.
         changed: Called when there are more slots than before, or fewer.
         serves: Whether an owner's functions may run there.
+        callers: Returns the ids of the sessions that have calls of containers.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Annex:
         fleet: HostFleet,
         changed: Callable[[], object],
         serves: Callable[[str], bool],
+        callers: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._hub = hub
         self._broker = broker
         self._fleet = fleet
         self._changed = changed
         self._serves = serves
+        self._callers = callers
         self._numbers = itertools.count(FIRST)
         self._loop = asyncio.get_running_loop()
 
@@ -87,10 +90,12 @@ class Annex:
                 batch = encode((id_, int(Status.NO_HOST), 0, text.encode()) for id_ in ids)
                 self._hub.do([Report(session.id, batch)])
 
-    def tell(self, text: str) -> None:
-        """Have those told whose calls wait."""
+    def tell(self, text: str, containers: bool) -> None:
+        """Have those told whose calls wait; with `containers` those, too, whose calls of containers may."""
         line = encode([(0, int(Status.STDERR), 0, f"meca: {text}\n".encode())])
-        self._hub.do([Report(session.id, line) for session in self._broker.sessions.values() if session.queue])
+        waiting = {session.id for session in self._broker.sessions.values() if session.queue}
+        callers = set(self._callers()) if containers else set()
+        self._hub.do([Report(session, line) for session in sorted(waiting | callers)])
 
     # -- nodes ------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Lease:
     shape: Shape
     node: str | None = None  #: where it has begun
     unwanted_since: float | None = None  #: it has not begun, and nothing waits for it
+    leaving: bool = False  #: it takes no more calls, and is given back when those that run leave room
 
 
 class Use(NamedTuple):
@@ -75,10 +76,29 @@ class Leases:
         """Those that have begun on a node."""
         return [lease for lease in self.all.values() if lease.node == node]
 
+    def staying(self, node: str) -> list[Lease]:
+        """Those of them that take calls."""
+        return [lease for lease in self.on(node) if not lease.leaving]
+
     @property
     def waiting(self) -> list[Lease]:
         """Those that have not begun."""
         return [lease for lease in self.all.values() if lease.node is None]
+
+    @property
+    def held(self) -> int:
+        """How many have begun."""
+        return sum(1 for lease in self.all.values() if lease.node is not None)
+
+    def give_way(self, nodes: Iterable[str]) -> list[str]:
+        """Have each of these nodes give one place back as soon as calls leave room for it; returns those that will."""
+        found = []
+        for node in nodes:
+            leases = self.on(node)
+            if leases and not any(lease.leaving for lease in leases):
+                min(leases, key=lambda lease: _demand(lease.shape)).leaving = True
+                found.append(node)
+        return found
 
     def ask(self, wants: Mapping[Shape, int]) -> list[Lease]:
         """Return new leases for what waits, besides those that are on their way; the most demanding ones first.
@@ -120,13 +140,15 @@ class Leases:
                 found.append(lease)
         return found
 
-    def idle(self, uses: Mapping[str, Use], wants: Mapping[Shape, int], now: float) -> list[Lease]:
+    def idle(
+        self, uses: Mapping[str, Use], wants: Mapping[Shape, int], now: float, others_wait: bool = False
+    ) -> list[Lease]:
         """Return those that are to be given back: so many places of their node were free for `IDLE_S`.
 
-        While calls wait although places are free, these are of no use to them, and go sooner: Dask may give them to
-        the leases that are.
+        While calls wait although places are free, or containers do, these are of no use to them, and go sooner: Dask
+        may give them to the leases that are. Those that are leaving go when as many are free.
         """
-        if not wants or not self.waiting:
+        if not others_wait and (not wants or not self.waiting):
             self._wanting_since = None
         elif self._wanting_since is None:
             self._wanting_since = now
@@ -135,6 +157,9 @@ class Leases:
         for node, use in uses.items():
             leases = self.on(node)
             free = max(0, len(leases) - use.workers)
+            gone = _dispensable(leases, free, use.held, [lease for lease in leases if lease.leaving])
+            found += gone
+            leases, free = [lease for lease in leases if lease not in gone], free - len(gone)
             spare = self._spare.setdefault(node, Spare(now, free))
             spare.least = min(spare.least, free)
             if hurried:
@@ -192,11 +217,13 @@ def _demand(shape: Shape) -> tuple[int, float]:
     return len(shape), sum(amount for _, amount in shape)
 
 
-def _dispensable(leases: list[Lease], count: int, held: Mapping[str, float]) -> list[Lease]:
-    """Return up to `count` of a node's leases without which it still has what its calls hold."""
+def _dispensable(
+    leases: list[Lease], count: int, held: Mapping[str, float], among: list[Lease] | None = None
+) -> list[Lease]:
+    """Return up to `count` of a node's leases (or `among` them) without which it still has what its calls hold."""
     found: list[Lease] = []
     has = capacity(leases)
-    for lease in sorted(leases, key=lambda lease: _demand(lease.shape)):
+    for lease in sorted(leases if among is None else among, key=lambda lease: _demand(lease.shape)):
         if len(found) == count:
             break
         if all(has[name] - amount >= held.get(name, 0.0) for name, amount in lease.shape):

@@ -81,7 +81,7 @@ class Engine:
             raise UsageError(EXTRA) from None
         self.url = url
         self.settings = settings
-        self.owner = this_process()
+        self.owner = this_process(settings.part)
         self._networks: set[str] = set()
         self._lock = threading.Lock()
         with told(f"connect to {url}"):
@@ -184,7 +184,15 @@ class Engine:
     def start(self, name: str) -> str:
         """Start a container and return its address."""
         with told("start"):
-            self._client.start(name)
+            try:
+                self._client.start(name)
+            except self._docker.errors.APIError as error:
+                if "is ambiguous" not in str(error.explanation):
+                    raise
+                with self._lock:
+                    for network in self._networks:
+                        self._leave_one(network, open_=True)
+                self._client.start(name)
             networks = self._client.inspect_container(name)["NetworkSettings"]["Networks"]
         return next((str(one["IPAddress"]) for one in networks.values() if one["IPAddress"]), "")
 
@@ -213,18 +221,24 @@ class Engine:
         with self._lock:
             if name not in self._networks:
                 with told("network"):
-                    if not self._has_network(name, open_):
+                    if not self._has_networks(name, open_):
                         self._make_network(name, open_)
+                        self._leave_one(name, open_)
                 self._networks.add(name)
         return name
 
-    def _has_network(self, name: str, open_: bool) -> bool:
-        for network in self._client.networks(names=[name]):
-            if network["Name"] == name:
-                if not open_ and not network["Internal"]:
-                    raise engine_said(f"the network {name} of this engine leads outside; remove it")
-                return True
-        return False
+    def _has_networks(self, name: str, open_: bool) -> list[str]:
+        """Return the ids of the networks of this name, the oldest first."""
+        found = [one for one in self._client.networks(names=[name]) if one["Name"] == name]
+        if not open_ and not all(one["Internal"] for one in found):
+            raise engine_said(f"the network {name} of this engine leads outside; remove it")
+        return [str(one["Id"]) for one in sorted(found, key=lambda one: (one["Created"], one["Id"]))]
+
+    def _leave_one(self, name: str, open_: bool) -> None:
+        """Remove all of this name but the oldest: who starts at the same moment makes one, too, and may."""
+        for other in self._has_networks(name, open_)[1:]:
+            with contextlib.suppress(EngineError), told("network"):
+                self._client.remove_network(other)
 
     def _make_network(self, name: str, open_: bool) -> None:
         try:

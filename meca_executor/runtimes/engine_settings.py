@@ -9,7 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageError
 from ..settings import setting
@@ -46,6 +46,7 @@ class EngineSettings:
         idle_s: Seconds without a call after which a container is removed.
         ready_s: Seconds that a container may take until `meca-init-done`.
         pull_s: Seconds that a pull may take.
+        part: Whose containers these are, if not all of this process's; the others are left alone.
     """
 
     url: str | None = None
@@ -55,6 +56,7 @@ class EngineSettings:
     idle_s: float = 60.0
     ready_s: float = 60.0
     pull_s: float = 1800.0
+    part: str = ""
 
     def __post_init__(self) -> None:
         """Check what was given.
@@ -67,6 +69,26 @@ class EngineSettings:
         for name in self.allow:
             if name not in ALLOWED:
                 raise UsageError(f"{name!r} cannot be allowed to containers; there are {', '.join(ALLOWED)}")
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a gateway says of containers to a node, whose engine is the node's own to know."""
+        return {
+            "runtimes": dict(self.runtimes),
+            "pull": self.pull,
+            "allow": sorted(self.allow),
+            "idle_s": self.idle_s,
+            "ready_s": self.ready_s,
+            "pull_s": self.pull_s,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> EngineSettings:
+        """Read what a gateway said.
+
+        Raises:
+            UsageError: A name is none of those that there are.
+        """
+        return cls(**{**fields, "allow": frozenset(fields.get("allow", ()))})
 
     def engine_runtime(self, name: str | None) -> str | None:
         """Return the engine's name for a runtime; None is its own default.
@@ -125,15 +147,16 @@ class Owner(NamedTuple):
     space: str  #: of process ids
     pid: str
     started: str
+    part: str = ""  #: of the process, where it does this for several gateways
 
     def __str__(self) -> str:
-        return "/".join(self)
+        return "/".join(self if self.part else self[:-1])
 
     @classmethod
     def of(cls, text: str) -> Owner | None:
         """Read a label; None when it is none of ours."""
         parts = text.split("/")
-        return cls(*parts) if len(parts) == len(cls._fields) else None
+        return cls(*parts) if len(parts) in (len(cls._fields) - 1, len(cls._fields)) else None
 
     def is_gone(self, here: Owner, start: str) -> bool:
         """Whether this process has surely ended.
@@ -151,11 +174,10 @@ class Owner(NamedTuple):
         return start != self.started
 
 
-def this_process() -> Owner:
-    """Return the owner that this process is."""
-    return Owner(
-        _machine(), _read("/proc/sys/kernel/random/boot_id"), _space(), str(os.getpid()), start_of(os.getpid())
-    )
+def this_process(part: str = "") -> Owner:
+    """Return the owner that this process is, or a part of it."""
+    boot, pid = _read("/proc/sys/kernel/random/boot_id"), os.getpid()
+    return Owner(_machine(), boot, _space(), str(pid), start_of(pid), part)
 
 
 def start_of(pid: int) -> str:

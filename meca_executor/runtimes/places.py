@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import NoHostFits
-from ..policy.places import Place, Wish, best, why_never
+from ..policy.places import Place, Wish, able, best, why_never
 from .engine_settings import full_name
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..wire.printed import Log
     from .agent_calls import ContainerRuntime
     from .choice import AppsAndContainers
+    from .cluster_calls import ClusterCalls
 
 HERE = 0  #: the number of this machine, as the broker has it
 REJOIN_S = 30.0  #: hosts have joined a gateway again within this time that was started anew
@@ -102,6 +103,7 @@ class Places:
         patient: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.changed: Callable[[], object] = lambda: None  #: called when there are more slots than before, or fewer
+        self.cluster: ClusterCalls | None = None  #: of a gateway that has one
         self._home = here
         self._here = Member(here, None, Place(HERE, slots, capacity, here.offer()))
         self._members: dict[int, Member] = {HERE: self._here}
@@ -149,21 +151,37 @@ class Places:
     def slots(self, owner: str) -> int:
         """Return how many calls an owner may have at once."""
         hosts = [member.host for member in self._members.values() if member.host is not None and member.serves(owner)]
-        return self._here.place.slots + sum(host.slots for host in hosts if not host.draining)
+        nodes = 0 if self.cluster is None else self.cluster.slots
+        return self._here.place.slots + sum(host.slots for host in hosts if not host.draining) + nodes
 
     def running(self, number: int) -> list[Running]:
         """Return the calls that a machine has."""
-        return [] if (member := self._members.get(number)) is None else list(member.running.values())
+        if (member := self._members.get(number)) is None:
+            return [] if self.cluster is None else self.cluster.running(number)
+        return list(member.running.values())
 
     def has_engine(self, number: int) -> bool:
         """Return whether a machine has an engine."""
+        if self.cluster is not None and number not in self._members:
+            return self.cluster.has_engine(number)
         return (member := self._members.get(number)) is not None and member.place.offer.engine
 
     # -- calls ------------------------------------------------------------------------------------
 
     def why_never(self, ref: str, runtime: str | None, resource: Mapping[str, float], owner: str) -> str | None:
         """Return why no machine that there is can ever make such a call; None when one can."""
-        return self._why_not(Wish(full_name(ref), runtime, resource), owner)
+        wish = Wish(full_name(ref), runtime, resource)
+        cluster = self._cluster_for(wish, owner)
+        return self._why_not(wish, owner) if cluster is None else cluster.why_never(resource)
+
+    def _cluster_for(self, wish: Wish, owner: str) -> ClusterCalls | None:
+        """Return the cluster if it makes such a call: all but local apps, and what only other machines can run."""
+        if self.cluster is None:
+            return None
+        places = self._of(owner, wish.ref)
+        if any(wish.ref in place.offer.apps or wish.ref in place.offer.examples for place in places):
+            return None
+        return self.cluster if self.cluster.why_never(wish.resource) is None or not able(places, wish) else None
 
     async def call(
         self,
@@ -179,6 +197,17 @@ class Places:
     ) -> bytes:
         """Return a container's reply, as `gateway.ports.ContainerRuntime` has it."""
         wish, number = Wish(full_name(ref), runtime, resource or {}), next(self._numbers)
+        if (cluster := self._cluster_for(wish, owner)) is not None:
+            return await cluster.call(
+                ref,
+                content,
+                timeout=timeout,
+                runtime=runtime,
+                resource=resource,
+                owner=owner,
+                written=written,
+                task=task,
+            )
         running = Running(task, owner, ref, time.monotonic())
         member = await self._turn(number, wish, running)
         try:

@@ -20,7 +20,7 @@ from .processes import descendants
 from .waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(meca_executor.__file__).parent.parent
 
@@ -36,6 +36,7 @@ class DaskCluster:
 
     def __init__(self, folder: Path, port: int = 0, tls: tuple[str, ...] = ()) -> None:
         self.folder = folder
+        self.environ: dict[str, str] = {}  #: of nodes that start from now on, besides what is here
         self._tls = tls
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._file = folder / "scheduler.json"
@@ -82,7 +83,7 @@ class DaskCluster:
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.dask_{what}", *words],
-                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder)},
+                env={**os.environ, **self.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -151,3 +152,23 @@ def dask_cluster(folder: Path, nodes: int = 3, threads: int = 1, tls: tuple[str,
         cluster.close()
     finally:
         cluster.kill_all()
+
+
+@contextlib.contextmanager
+def other_client(cluster: DaskCluster, statement: str) -> Iterator[Callable[[], None]]:
+    """Have another client of the cluster, in a process of its own, which does this when it is told to; it ends well."""
+    program = f"import sys; from distributed import Client; client = Client({cluster.address!r}); print(flush=True)"
+    program += f"; sys.stdin.readline(); {statement}; client.close()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes, text=True) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "\n"
+
+            def go() -> None:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+
+            yield go
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,14 +11,14 @@ import trustme
 
 from meca_executor import AttemptLost, GatewayLost, MecaExecutor, NoHostFits
 from tests.contract.rooms import Room
-from tests.helpers.dask import DaskCluster, dask_cluster, skip_without_dask
+from tests.helpers.dask import DaskCluster, dask_cluster, other_client, skip_without_dask
 from tests.helpers.processes import descendants, is_running
 from tests.helpers.waiting import wait_until
 
 from .standing import standing_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 PATIENCE = 60.0  #: for what takes a fraction of it on an idle machine
@@ -57,26 +54,6 @@ def enter_and_stay(folder: str) -> int:
     """Enter a room, and stay until its door is opened."""
     Room(folder).stay(node_pid())
     return node_pid()
-
-
-@contextlib.contextmanager
-def other_client(cluster: DaskCluster, statement: str) -> Iterator[Callable[[], None]]:
-    """Have another client of the cluster, in a process of its own, which does this when it is told to; it ends well."""
-    program = f"import sys; from distributed import Client; client = Client({cluster.address!r}); print(flush=True)"
-    program += f"; sys.stdin.readline(); {statement}; client.close()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes, text=True) as process:  # type: ignore[call-overload]
-        try:
-            assert process.stdout.readline() == "\n"
-
-            def go() -> None:
-                process.stdin.write("go\n")
-                process.stdin.flush()
-
-            yield go
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
 
 
 # -- nodes

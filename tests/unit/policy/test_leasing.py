@@ -87,6 +87,29 @@ def test_places_of_no_use_to_what_waits_go_sooner() -> None:
     assert leases.idle(use, {GPU: 1}, HURRIED_S) == mine
 
 
+def test_places_of_no_use_go_sooner_while_containers_wait() -> None:
+    leases = Leases(places=2)
+    free = held(leases, "n", 2)
+    use = {"n": Use(0, {})}
+    assert leases.idle(use, {}, 0.1, others_wait=True) == []
+    assert leases.idle(use, {}, 0.1 + HURRIED_S, others_wait=True) == free
+
+
+def test_a_node_that_gives_way_takes_fewer_calls_and_gives_a_place_back_when_it_is_free() -> None:
+    leases = Leases(places=3)
+    held(leases, "n", 2)
+    held(leases, "other", 1)
+    assert leases.give_way(["n", "unknown"]) == ["n"]
+    assert leases.give_way(["n"]) == [], "it does already"
+    assert (len(leases.on("n")), len(leases.staying("n")), len(leases.staying("other"))) == (2, 1, 1)
+    assert leases.idle({"n": Use(2, {})}, {ONE: 1}, 0.1) == []
+    (left,) = leases.idle({"n": Use(1, {})}, {ONE: 1}, 0.2)
+    assert left.leaving
+    leases.end(left.id)
+    assert (len(leases.on("n")), leases.held) == (1, 2)
+    assert leases.idle({"n": Use(1, {})}, {ONE: 1}, 0.3) == []
+
+
 def test_who_waits_is_told_again_and_again_but_less_often() -> None:
     reminder = Reminder()
     moments = [now for now in range(0, 100, 5) if reminder.due(True, float(now))]

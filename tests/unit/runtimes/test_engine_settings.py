@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,10 +139,34 @@ def test_whose_process_is_gone() -> None:
     # What cannot be told is left alone.
     assert not here._replace(machine="other").is_gone(here, "")
     assert not here._replace(space="other").is_gone(here, "")
-    for text in ("", "a/b", "1/2/3/4/5/6"):
+    for text in ("", "a/b", "1/2/3/4/5/6/7"):
         assert Owner.of(text) is None
 
 
 def test_start_of_a_process() -> None:
     assert start_of(os.getpid()) == start_of(os.getpid()) != ""
     assert start_of(1 << 22) == ""
+
+
+def test_parts_of_a_process_have_labels_of_their_own() -> None:
+    """A node does this for several gateways; its end is known by its process all the same."""
+    whole, part = this_process(), this_process("gateway")
+    assert str(part) == f"{whole}/gateway"
+    for owner in (whole, part):
+        assert Owner.of(str(owner)) == owner
+        assert not owner.is_gone(whole, owner.started)
+        assert owner.is_gone(whole, "another start")
+
+
+def test_what_a_gateway_says_of_containers_arrives_at_a_node() -> None:
+    """All but where the engine is, and whose they are."""
+    said = EngineSettings(
+        url="tcp://gateway:1",
+        runtimes={"microVM": "kata"},
+        pull="never",
+        allow=frozenset({"network"}),
+        idle_s=1.0,
+        part="p",
+    )
+    assert EngineSettings.from_fields(said.fields()) == replace(said, url=None, part="")
+    assert EngineSettings.from_fields({}) == EngineSettings()
