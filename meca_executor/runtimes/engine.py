@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -152,7 +153,7 @@ class Engine:
         except EngineError as error:
             if "network" not in str(error):
                 raise
-            self._networks.clear()  # another gateway has just ended, and took the network with it
+            self._networks.clear()  # somebody has removed it
             with told("create"):
                 self._create(plan, self.network())
 
@@ -183,17 +184,15 @@ class Engine:
 
     def start(self, name: str) -> str:
         """Start a container and return its address."""
-        with told("start"):
-            try:
+        try:
+            with told("start"):
                 self._client.start(name)
-            except self._docker.errors.APIError as error:
-                if "is ambiguous" not in str(error.explanation):
-                    raise
-                with self._lock:
-                    for network in self._networks:
-                        self._leave_one(network, open_=True)
-                self._client.start(name)
-            networks = self._client.inspect_container(name)["NetworkSettings"]["Networks"]
+                networks = self._client.inspect_container(name)["NetworkSettings"]["Networks"]
+        except EngineError as error:
+            if "network" in str(error):  # as in `create`; this container cannot be had again, another one can
+                self._networks.clear()
+                error.passing = True
+            raise
         return next((str(one["IPAddress"]) for one in networks.values() if one["IPAddress"]), "")
 
     def wait(self, name: str) -> Ended:
@@ -215,68 +214,64 @@ class Engine:
     # -- what is left -----------------------------------------------------------------------------
 
     def network(self) -> str:
-        """Return the network that containers are on; made if it is not there."""
+        """Return the network that this process's containers are on; made if it is not there.
+
+        Each process has one of its own: two that make one of the same name at once would both have none, as the engine
+        then knows no more which is meant.
+        """
         open_ = "network" in self.settings.allow
-        name = "meca-open" if open_ else "meca-internal"
+        of = hashlib.sha256(str(self.owner).encode()).hexdigest()[:12]
+        name = f"meca-{'open' if open_ else 'internal'}-{of}"
         with self._lock:
             if name not in self._networks:
                 with told("network"):
-                    if not self._has_networks(name, open_):
+                    if not self._client.networks(names=[name]):
                         self._make_network(name, open_)
-                        self._leave_one(name, open_)
                 self._networks.add(name)
         return name
 
-    def _has_networks(self, name: str, open_: bool) -> list[str]:
-        """Return the ids of the networks of this name, the oldest first."""
-        found = [one for one in self._client.networks(names=[name]) if one["Name"] == name]
-        if not open_ and not all(one["Internal"] for one in found):
-            raise engine_said(f"the network {name} of this engine leads outside; remove it")
-        return [str(one["Id"]) for one in sorted(found, key=lambda one: (one["Created"], one["Id"]))]
-
-    def _leave_one(self, name: str, open_: bool) -> None:
-        """Remove all of this name but the oldest: who starts at the same moment makes one, too, and may."""
-        for other in self._has_networks(name, open_)[1:]:
-            with contextlib.suppress(EngineError), told("network"):
-                self._client.remove_network(other)
-
     def _make_network(self, name: str, open_: bool) -> None:
-        try:
-            self._client.create_network(
-                name,
-                driver="bridge",
-                internal=not open_,
-                check_duplicate=True,
-                # Containers have no business with each other, whoever's they are.
-                options={"com.docker.network.bridge.enable_icc": "false"},
-                labels={LABEL: ""},
-            )
-        except self._docker.errors.APIError as error:
-            if error.status_code != 409:  # another gateway made it meanwhile
-                raise
+        self._client.create_network(
+            name,
+            driver="bridge",
+            internal=not open_,
+            check_duplicate=True,
+            # Containers have no business with each other, whoever's they are.
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            labels={LABEL: str(self.owner)},
+        )
 
     def sweep(self) -> list[str]:
         """Remove the containers of gateways that ended without doing it; returns their names."""
         with told("list"):
             found = self._client.containers(all=True, filters={"label": LABEL})
-        left = []
-        for one in found:
-            owner = Owner.of(one["Labels"].get(LABEL, ""))
-            if owner is not None and owner.is_gone(self.owner, start_of(int(owner.pid or 0))):
-                left.append(one["Names"][0].lstrip("/") if one["Names"] else one["Id"])
+        left = [one["Names"][0].lstrip("/") if one["Names"] else one["Id"] for one in found if self._is_gone(one)]
         for name in left:
             self.remove(name)
+        with told("list"):
+            networks = self._client.networks(filters={"label": LABEL})
+        for one in networks:
+            if self._is_gone(one):
+                self._remove_network(one["Id"])
         return left
 
+    def _is_gone(self, one: dict[str, Any]) -> bool:
+        """Whether what this container or network was made for is no more."""
+        owner = Owner.of((one["Labels"] or {}).get(LABEL, ""))
+        return owner is not None and owner.is_gone(self.owner, start_of(int(owner.pid or 0)))
+
+    def _remove_network(self, name: str) -> None:
+        with contextlib.suppress(EngineError), told("network"):
+            self._client.remove_network(name)
+
     def tidy(self) -> None:
-        """Remove what is left of this process's containers, and our networks if nobody is on them."""
+        """Remove what is left of this process's containers, and its networks."""
         with told("list"):
             mine = self._client.containers(all=True, filters={"label": f"{LABEL}={self.owner}"})
         for one in mine:
             self.remove(one["Id"])
         for name in list(self._networks):
-            with contextlib.suppress(EngineError), told("network"):
-                self._client.remove_network(name)
+            self._remove_network(name)
 
 
 def host_options(plan: Plan, allow: Iterable[str]) -> dict[str, Any]:

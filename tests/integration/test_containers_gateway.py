@@ -51,6 +51,13 @@ def of_process(pid: int) -> list[str]:
     return [each["Id"] for each in found if f"/{pid}/" in each["Labels"][LABEL]]
 
 
+def networks_of_process(pid: int) -> list[str]:
+    """Return the names of the networks that a process has made."""
+    with contextlib.closing(Engine(engine.url(), EngineSettings())) as one:
+        found = one._client.networks(filters={"label": LABEL})
+    return [each["Name"] for each in found if f"/{pid}/" in each["Labels"][LABEL]]
+
+
 def facts() -> dict[str, Any]:
     """What a function in a container sees of its cage."""
     with open("/proc/self/status", encoding="utf-8") as file:
@@ -168,11 +175,12 @@ def test_what_a_killed_gateway_left_is_swept(images: engine.Images, engine_url: 
                 assert of_process(gateway.process.pid)
             doomed.process.send_signal(signal.SIGKILL)
             doomed.process.wait(LIMIT)
-        assert of_process(doomed.process.pid)
+        assert of_process(doomed.process.pid) and networks_of_process(doomed.process.pid)
         third = stack.enter_context(standing_gateway(folders[2], "--workers", "1"))
         third.await_log("removed 1 containers of gateways that are gone")
         assert not of_process(doomed.process.pid)
-        assert of_process(living.process.pid)
+        wait_until(lambda: not networks_of_process(doomed.process.pid), "its network is gone", LIMIT)
+        assert of_process(living.process.pid) and networks_of_process(living.process.pid)
     wait_until(lambda: not of_process(living.process.pid), "its containers are gone", LIMIT)
 
 
