@@ -28,6 +28,7 @@ from .gateway.hub import Hub
 from .gateway.joined import Joining
 from .gateway.owners import Owners
 from .gateway.server import Server
+from .gateway.waits import Waits
 from .kernels.service import KernelService
 from .runtimes.apps import Apps
 from .runtimes.boxes import Boxes
@@ -150,6 +151,8 @@ class Gateway:
             annex = Annex(self._hub, broker, fleet, joining.changed, here.serves, partial(callers, self._hub))
             self._cluster = cluster_of(cluster, workers, annex, engine, places)
             self._hub.on_done = self._cluster.wake
+        elif not trusting:  # an embedded one has workers, and nobody joins it
+            Waits(self._hub, places.stuck)
         if not trusting:  # an embedded one is started often, and asks for an engine when it needs one
             containers.sweep_soon()
             kernels.house.sweep()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..policy.placement import why_nowhere
+from ..policy.placement import why_never, why_nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,6 +100,23 @@ class Hosts:
         for pool in pools:
             if pool.barred and pool.broken is None and all(host.id in pool.barred for host in self.of(pool.owner)):
                 yield pool, f"workers end before they can run anything: {next(reversed(pool.barred.values()))}"
+
+    def why_waiting(self, session: BrokerSession) -> str | None:
+        """Return why some of a session's calls cannot begin, whatever else ends; None when all wait for their turn."""
+        hosts = self.of(session.pool.owner)
+        for lane in session.queue.lanes:
+            needs = dict(lane.shape)
+            able = [host for host in hosts if host.capacity is None or why_never(needs, host.capacity) is None]
+            if any(host.open for host in able):
+                continue
+            if able:
+                away = ", ".join(sorted(f"{host.name} is {'leaving' if host.draining else 'away'}" for host in able))
+                return f"{away}, and no other host can run them"
+            if not hosts:
+                return "this gateway has no workers, and no host of yours is here; let one join: meca host --join URL"
+            why = why_nowhere(needs, [host.capacity for host in hosts if host.capacity is not None])
+            return f"{why}; they run when a host that has it joins"
+        return None
 
     def in_use(self, host: BrokerHost) -> dict[str, float]:
         """What is held there, by resource."""

@@ -166,6 +166,14 @@ class Places:
             return self.cluster.has_engine(number)
         return (member := self._members.get(number)) is not None and member.place.offer.engine
 
+    def stuck(self) -> dict[str, str]:
+        """Return owner -> a container that one's calls wait for, and that no machine which is here now can run."""
+        return {
+            one.running.owner: one.running.ref
+            for one in self._waiting.values()
+            if not any(place.open for place in able(self._of(one.running.owner, one.wish.ref), one.wish))
+        }
+
     # -- calls ------------------------------------------------------------------------------------
 
     def why_never(self, ref: str, runtime: str | None, resource: Mapping[str, float], owner: str) -> str | None:
