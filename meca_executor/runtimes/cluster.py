@@ -109,7 +109,7 @@ class Cluster:
             self.address, self._leases.security = self._local.scheduler_address, self._local.security
         try:
             await self._connect(self._settings.connect_s)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:  # the last two: for want of a certificate
+        except (OSError, asyncio.TimeoutError, ValueError, TypeError, RuntimeError) as error:  # two for certificates
             raise GatewayUnreachable(
                 f"the Dask scheduler {self.address} does not answer: {error or type(error).__name__}; is it running "
                 "(`dask scheduler`), can it be reached from here, and has it, if it has TLS, the same CA?"
@@ -251,8 +251,8 @@ class Cluster:
 
     def _balance_again(self) -> None:
         if not self._closing:
+            self._loop.call_later(BALANCE_S, self._balance_again)  # first: Dask may raise when its client closes
             self._balance()
-            self._loop.call_later(BALANCE_S, self._balance_again)
 
     def _balance(self) -> None:
         self._balancing = False

@@ -230,8 +230,7 @@ class HeldLeases:
         if self.client is not None:
             with contextlib.suppress(Exception):  # it may be gone in this moment; nodes end their leases by themselves
                 await asyncio.wait_for(asyncio.gather(*map(cancelled, futures)), limit)
-        for node in list(self.nodes.values()):
-            await node.close()
+        await asyncio.gather(*(node.close() for node in list(self.nodes.values())))
 
 
 async def cancelled(future: Any) -> None:
