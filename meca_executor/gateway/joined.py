@@ -70,6 +70,8 @@ class Joining:
         broker: Decides which host runs what.
         fleet: The workers of all hosts.
         places: The machines that containers run on.
+
+    Attributes:
         changed: Called when there are more slots than before, or fewer.
     """
 
