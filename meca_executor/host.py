@@ -134,7 +134,8 @@ async def _live(wanted: Hosting, told: Introduction, keys: KeyPair) -> int:
         told = replace(told, containers=await house.offer())
     stay = Stay(wanted.url, told, keys)
     containers = None if house is None else house.containers
-    stay.agent = Agent(lambda events: Processes(events, environ, guardian, limit), stay.link.send, containers)
+    start = lambda events: Processes(events, environ, guardian, limit)  # noqa: E731
+    stay.agent = Agent(start, stay.link.send, containers, stay.link.has_room)
     stay.agent.on_leave = stay.left.set
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

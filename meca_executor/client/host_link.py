@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ACK_S = 0.05
 ATTEMPT_S = 15.0  #: one attempt to connect takes no longer
 PAUSE_S = 5.0  #: between two attempts, at most
+AWAY_BYTES = 16 << 20  #: that are kept while there is no connection, before what is printed is left out
 LATE_S = 30.0  #: a gateway may notice so much later than we do that the connection is gone
 
 log = logging.getLogger("meca.host")
@@ -84,6 +85,10 @@ class HostLink:
     def idle(self) -> bool:
         """Whether there is no connection, and nothing that waits for one."""
         return self._connection is None and not self._stream.unacked_bytes
+
+    def has_room(self) -> bool:
+        """Whether more may be sent of what nobody counts on: while the host is away it is kept here."""
+        return self._connection is not None or self._stream.unacked_bytes < AWAY_BYTES
 
     async def join(self, timeout: float) -> None:
         """Connect for the first time; from then on the link lives by itself, until `close`, or `ended` is set.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..settings import MESSAGE_LIMIT
@@ -27,6 +28,7 @@ from ..wire.hosting import (
     unpack_range,
 )
 from ..wire.lending import LENT
+from ..wire.printed import LeftOut
 from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode, starts
 from .agent_calls import AgentCalls
 
@@ -51,6 +53,7 @@ class Work:
     revoked: int = 0  #: the last revocation that was passed on
     settled: int = 0  #: the last one that it has had the time to see
     told: tuple[int, int] = (0, 0)  #: what was last told of a look
+    left_out: defaultdict[Status, LeftOut] = field(default_factory=lambda: defaultdict(LeftOut))  # of each stream
 
 
 class Agent:
@@ -60,6 +63,7 @@ class Agent:
         start: Makes the runtime of the workers; it is given who is told what happens.
         send: Takes a message for the gateway.
         containers: Who runs containers here; whoever made it closes it, after `close`. None: there are none.
+        has_room: Whether what workers print is sent; else it is left out, and later said how much that was.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class Agent:
         start: Callable[[Events], Workers],
         send: Callable[[bytes], object],
         containers: ContainerRuntime | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._send = send
+        self._has_room = has_room
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._works: dict[int, Work] = {}  # by the gateway's number
@@ -80,7 +86,7 @@ class Agent:
         self._sent_blobs = itertools.count(1)
         self.on_leave: Callable[[], object] = lambda: None  #: called when the gateway needs this host no more
         self._workers = start(self)
-        self._calls = AgentCalls(containers, send)
+        self._calls = AgentCalls(containers, send, has_room)
 
     def __repr__(self) -> str:
         return f"<Agent of {len(self._works)} workers, {self._busy} with calls, {self._calls.running} container calls>"
@@ -105,6 +111,7 @@ class Agent:
         """The link is back: what runs, and since when, is told anew."""
         for work in self._works.values():
             work.told = (0, 0)
+            self._tell_left_out(work)
         self._look_soon()
 
     def reset(self) -> None:
@@ -234,13 +241,23 @@ class Agent:
 
     def on_printed(self, local: int, stream: Status, text: bytes) -> None:
         """A worker's process wrote to its stdout or stderr."""
-        if (work := self._locals.get(local)) is not None:
-            self._tell(work.number, Event.PRINTED, int(stream), text)
+        if (work := self._locals.get(local)) is None:
+            return
+        if self._has_room():
+            self._tell(work.number, Event.PRINTED, int(stream), work.left_out[stream].take() + text)
+        else:
+            work.left_out[stream].add(text)
+
+    def _tell_left_out(self, work: Work) -> None:
+        for stream, left_out in work.left_out.items():
+            if text := left_out.take():
+                self._tell(work.number, Event.PRINTED, int(stream), text)
 
     def on_end(self, local: int, started: int, how: str) -> None:
         """A worker is gone."""
         if (work := self._locals.pop(local, None)) is not None:
             del self._works[work.number]
+            self._tell_left_out(work)
             self._tell(work.number, Event.END, 0, pack_end(started, how))
 
     def _tell(self, number: int, event: Event, ref: int = 0, payload: bytes = b"") -> None:

@@ -69,11 +69,18 @@ class AgentCalls:
     Args:
         containers: Who runs them, and who is closed by its own maker; None: there are none here.
         send: Takes a message for the gateway.
+        has_room: Whether what containers write is sent now; else the last of it waits.
     """
 
-    def __init__(self, containers: ContainerRuntime | None, send: Callable[[bytes], object]) -> None:
+    def __init__(
+        self,
+        containers: ContainerRuntime | None,
+        send: Callable[[bytes], object],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._containers = containers
         self._send = send
+        self._has_room = has_room
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Making] = {}  # those whose end is to be told
         self._tasks: set[asyncio.Task[None]] = set()  # of all that are not over, cancelled ones too
@@ -193,6 +200,8 @@ class AgentCalls:
 
     def _tell_all(self) -> None:
         self._clock = self._loop.call_later(TELL_S, self._tell_all) if self._calls else None
+        if not self._has_room():
+            return
         if records := [record for number, one in self._calls.items() for record in wrote_record(number, one.written)]:
             self._send(pack_records(records))
 

@@ -63,6 +63,25 @@ def owner(flags: int, payload: bytes) -> tuple[int, bytes]:
     return _TASK.unpack_from(payload)[0], payload[_TASK.size :]
 
 
+class LeftOut:
+    """What was left out of a worker's text, and what stands in its place."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._mark = b""
+
+    def add(self, text: bytes) -> None:
+        """Leave text out."""
+        marks = [found[0] for found in _MARK.finditer(text)]
+        self._bytes += len(text) - sum(map(len, marks))
+        self._mark = marks[-1] if marks else self._mark
+
+    def take(self) -> bytes:
+        """Return what says how much it was, and whose text comes next; nothing when nothing was left out."""
+        left, then, self._bytes, self._mark = self._bytes, self._mark, 0, b""
+        return (b"[%d bytes were left out: they could not be sent]\n" % left if left else b"") + then
+
+
 class Log:
     """The last of what a task printed. One thread may write while another reads."""
 

@@ -20,6 +20,7 @@ from meca_executor.wire.hosting import pack_piece
 from meca_executor.wire.lending import LENT, Lender
 from meca_executor.wire.parcels import Parcel, unpack
 from meca_executor.wire.payloads import check_room, dump, held_by, load
+from meca_executor.wire.printed import mark
 from meca_executor.wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Pair:
         self.leaving: list[bool] = []
         self.released = 0
         self.remote = RemoteWorkers(self, "box", self.down.append, self.leaving.append)
-        self.agent = Agent(self._start, self.up.append)
+        self.room = True
+        self.agent = Agent(self._start, self.up.append, has_room=lambda: self.room)
         self.agent.on_leave = self._release
 
     def _start(self, events: Events) -> LocalWorkers:
@@ -405,6 +407,48 @@ def test_outcomes_that_cannot_be_are_refused_before_they_count(outcomes: Outcome
         assert pair.told == []
 
     refused()
+
+
+@in_a_loop
+async def test_what_is_printed_while_there_is_no_room_is_counted() -> None:
+    """What comes next is its own task's, as marked in what was left out."""
+    pair = Pair()
+    number = await pair.run_calls()
+    pair.agent.on_printed(number, Status.STDOUT, mark(1) + b"one\n")
+    pair.room = False
+    pair.agent.on_printed(number, Status.STDOUT, b"lost\n" + mark(2) + b"too\n")
+    pair.agent.on_printed(number, Status.STDOUT, b"more\n")
+    pair.room = True
+    pair.agent.on_printed(number, Status.STDERR, b"err\n")
+    pair.agent.on_printed(number, Status.STDOUT, b"of 2\n")
+    pair.agent.on_printed(number, Status.STDOUT, b"again\n")
+    await pair.carry()
+    left = b"[14 bytes were left out: they could not be sent]\n" + mark(2)
+    told = [(stream, text) for what, _, stream, text in pair.told if what == "printed"]
+    assert told == [
+        (Status.STDOUT, mark(1) + b"one\n"),
+        (Status.STDERR, b"err\n"),
+        (Status.STDOUT, left + b"of 2\n"),
+        (Status.STDOUT, b"again\n"),
+    ]
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["the worker ends", "the link is back"])
+def test_that_text_was_left_out_is_told_although_nothing_follows(end: bool) -> None:
+    async def test() -> None:
+        pair = Pair()
+        number = await pair.run_calls()
+        pair.room = False
+        pair.agent.on_printed(number, Status.STDERR, b"lost\n")
+        if end:
+            pair.agent.on_end(number, 1, "it exited")
+        else:
+            pair.agent.resumed()
+        await pair.carry()
+        text = b"[5 bytes were left out: they could not be sent]\n"
+        assert pair.told[0] == ("printed", 5, Status.STDERR, text)
+
+    in_a_loop(test)()
 
 
 @in_a_loop
