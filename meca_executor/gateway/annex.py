@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..wire.records import Status, encode
 from .hosts import BrokerHost
+from .session import may_read
 from .tasks import Report
 
 if TYPE_CHECKING:
@@ -117,7 +118,13 @@ class Annex:
         """
         host = BrokerHost(next(self._numbers), name, 0, {}, self._serves, rented=True)
         member = Member(host)
-        member.remote = self._fleet.add(host.id, name, send, lambda _: self._drain(member, on_drained))
+        member.remote = self._fleet.add(
+            host.id,
+            name,
+            send,
+            lambda _: self._drain(member, on_drained),
+            lambda process: may_read(process, self._hub.sessions.values(), self._serves),
+        )
         self._broker.hosts.all[host.id] = host
         return member
 

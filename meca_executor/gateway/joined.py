@@ -21,13 +21,14 @@ from ..wire.hosting import Introduction
 from ..wire.records import Kind, MalformedBatch
 from ..wire.stream import Stream
 from .hosts import BrokerHost
-from .session import SessionInUse, SessionRefused
+from .session import SessionInUse, SessionRefused, may_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .broker import Broker
     from .ports import ContainerPlaces, HostFleet, RemoteHost
+    from .session import Session
     from .tasks import Instruction
 
 ACK_S = 0.05  #: an acknowledgement waits no longer than this for a frame to travel with
@@ -40,6 +41,8 @@ log = logging.getLogger("meca.hosts")
 
 class Doer(Protocol):
     """Who carries out what the broker decides: the hub."""
+
+    sessions: dict[str, Session]
 
     def do(self, instructions: list[Instruction]) -> None: ...
 
@@ -136,7 +139,11 @@ class Joining:
         host.connected = False
         joined = self.sessions[session_id] = Joined(session_id, owner, host, told.grace)
         joined.remote = self._fleet.add(
-            number, told.name, lambda message: self._tell(joined, message), lambda drain: self._leaves(joined, drain)
+            number,
+            told.name,
+            lambda message: self._tell(joined, message),
+            lambda drain: self._leaves(joined, drain),
+            lambda process: may_read(process, self._hub.sessions.values(), host.serves),
         )
         self._broker.hosts.all[number] = host
         if told.containers is not None:

@@ -120,7 +120,12 @@ class HostFleet(Protocol):
     """The workers of all hosts."""
 
     def add(
-        self, host: int, name: str, send: Callable[[bytes], object], on_leave: Callable[[bool], object]
+        self,
+        host: int,
+        name: str,
+        send: Callable[[bytes], object],
+        on_leave: Callable[[bool], object],
+        may_read: Callable[[int], bool],
     ) -> RemoteHost:
         """Return the workers of a host that joined.
 
@@ -129,6 +134,7 @@ class HostFleet(Protocol):
             name: What it is called.
             send: Takes a message for it.
             on_leave: Called when it wants to leave: with True when its calls are done, with False at once.
+            may_read: Whether what lies in the memory of a process may be sent to it.
         """
 
     def remove(self, host: int) -> None:

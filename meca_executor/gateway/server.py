@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -297,9 +298,11 @@ class Server:
         """What shows that client and gateway can read each other's memory; nothing where values outlive one of them."""
         if self._probe is None or self._hub.durable or not isinstance(session, Session) or session.tenure is not None:
             return [None, None]
-        if offer.partition(":")[0] == self._probe.offer().partition(":")[0]:
+        if (process := probe.pid_of(offer)) == os.getpid():
             return [None, None]  # a client in our own process: what it refers to cannot be told from what is ours
-        return [self._probe.offer(), probe.answer(offer)]
+        answer = probe.answer(offer)
+        session.process = process if answer is not None else None
+        return [self._probe.offer(), answer]
 
     # -- keys that come and go -----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from .gate import Gate
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..wire.payloads import Held
     from ..wire.stream import Stream
@@ -76,6 +77,7 @@ class Session:
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     gate: Gate = field(default_factory=lambda: Gate(lambda: 1))
     shares: bool = False  #: the client reads our memory, and we its
+    process: int | None = None  #: the number of the client's process, where it has shown that its memory is its own
     arriving: Arriving = field(default_factory=lambda: Arriving(MESSAGE_LIMIT, shared=True))
     arrived: dict[int, bytes] = field(default_factory=dict)  #: blobs, until the client has them forgotten
     blobs: Iterator[int] = field(default_factory=lambda: itertools.count(1))  #: numbers for those that it is sent
@@ -130,3 +132,15 @@ class SessionRefused(MecaError):
 
 class SessionInUse(SessionRefused):
     """The session that a client asked for by its name is another client's."""
+
+
+def may_read(process: int, sessions: Iterable[Session], serves: Callable[[str], bool]) -> bool:
+    """Return whether what lies in a process's memory may be sent to a host.
+
+    Args:
+        process: Its number.
+        sessions: All that there are.
+        serves: Whether an owner's functions may run on the host.
+    """
+    mine = process == os.getpid()  # what clients sent in pieces
+    return mine or any(one.process == process and serves(one.owner) for one in sessions)

@@ -56,10 +56,15 @@ class Fleet:
         self._members[HERE] = workers
 
     def add(
-        self, host: int, name: str, send: Callable[[bytes], object], on_leave: Callable[[bool], object]
+        self,
+        host: int,
+        name: str,
+        send: Callable[[bytes], object],
+        on_leave: Callable[[bool], object],
+        may_read: Callable[[int], bool],
     ) -> RemoteWorkers:
         """Return the workers of a host that joined, as `gateway.ports.RemoteHost` has it."""
-        member = RemoteWorkers(self, name, send, on_leave)
+        member = RemoteWorkers(self, name, send, on_leave, may_read)
         self._members[host] = member
         return member
 

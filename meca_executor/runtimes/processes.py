@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..wire.payloads import held_by
 from ..wire.records import Kind, Outcomes, Status, decode, encode
-from ..wire.segments import Segment, size_of
+from ..wire.segments import Segment, described
 from .board import Board, Look, make_file
 from .code import new_folder, remove_folder
 from .pipe import SUMMARY, Reader, framed
@@ -256,7 +256,7 @@ class Process:
         """Return an outcome in shared memory as one that this process has, so that it outlives its worker."""
         ((task, status, micros, reference),) = decode(outcomes.batch)
         try:
-            held = held_by(Segment.adopt(self._handles.popleft(), size_of(reference)))
+            held = held_by(Segment.adopt(self._handles.popleft(), described(reference)[1]))
         except (IndexError, OSError) as error:  # it was dropped on its way: no descriptor is left
             told = f"the gateway could not take a large result: {error}; it has too many of them, or open files"
             return Outcomes(encode([(task, int(Status.LOST), micros, told.encode())]), 1, micros, plain=True)

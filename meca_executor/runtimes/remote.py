@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import MecaError, TaskTooLarge
+from ..errors import MecaError, SharedMemoryGone, TaskTooLarge
 from ..settings import MESSAGE_LIMIT
 from ..wire.blobs import BLOB_MIN, Arriving, contents, mention, mentioned, pieces
 from ..wire.container_calls import is_of_calls
@@ -30,7 +30,7 @@ from ..wire.hosting import (
 from ..wire.parcels import FAILED, SHARED
 from ..wire.payloads import Held
 from ..wire.records import Definition, Kind, MalformedBatch, Outcomes, Status, decode, encode, starts
-from ..wire.segments import map_segment
+from ..wire.segments import described, map_segment
 from .remote_calls import RemoteCalls
 
 if TYPE_CHECKING:
@@ -69,15 +69,22 @@ class RemoteWorkers:
         name: The host's.
         send: Takes a message for the host.
         on_leave: Called when the host wants to leave: with True when its calls are done, with False at once.
+        may_read: Whether what lies in the memory of a process may be sent to the host.
     """
 
     def __init__(
-        self, events: Events, name: str, send: Callable[[bytes], object], on_leave: Callable[[bool], object]
+        self,
+        events: Events,
+        name: str,
+        send: Callable[[bytes], object],
+        on_leave: Callable[[bool], object],
+        may_read: Callable[[int], bool],
     ) -> None:
         self._events = events
         self._name = name
         self._send = send
         self._on_leave = on_leave
+        self._may_read = may_read
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, Seen] = {}
         self._orders: list[Record] = []  # of this turn of the loop
@@ -105,11 +112,32 @@ class RemoteWorkers:
         if kind is Kind.CALLS:
             groups = decode(batch)
             seen.calls += sum(len(starts(calls)) - 1 for _, _, _, calls in groups)
-            batch = encode((ordinal, 0, ref, readable(calls)) for ordinal, _, ref, calls in groups)
+            batch = encode((ordinal, 0, ref, self._readable(calls)) for ordinal, _, ref, calls in groups)
         elif kind is Kind.DEFINE:
             batch = encode(record for one in decode(batch) if (record := self._defined(worker, seen, one)) is not None)
         if batch:
             self._order(worker, Order.SEND, kind, batch)
+
+    def _readable(self, calls: bytes) -> bytes:
+        """Return a batch of calls with nothing in it that lies in this machine's memory."""
+        records = decode(calls)
+        if all(call[:1] != _SHARED for _, _, _, call in records):
+            return calls
+        return encode((task, tag, ref, self._read_out(call)) for task, tag, ref, call in records)
+
+    def _read_out(self, call: bytes) -> bytes:
+        """Return a payload with its content; one whose memory is gone says so where it is opened."""
+        if call[:1] != _SHARED:
+            return call
+        try:
+            return bytes(self._mapped(call))
+        except (MecaError, ValueError) as error:  # what a client calls a reference may be none
+            return failed(error)
+
+    def _mapped(self, reference: bytes) -> memoryview:
+        if not self._may_read(described(reference)[0]):
+            raise SharedMemoryGone("it refers to memory of a process that is not its client's")
+        return map_segment(reference)
 
     def _defined(self, worker: int, seen: Seen, record: Record) -> Record | None:
         """Return a definition as the host can read it; None when it is none for it."""
@@ -121,7 +149,7 @@ class RemoteWorkers:
         elif what == Definition.OBJECT and (payload[:1] == _SHARED or len(payload) >= BLOB_MIN):
             if (copy := self._copies.get(number)) is None:
                 try:
-                    parts = [map_segment(payload)] if payload[:1] == _SHARED else contents(payload)
+                    parts = [self._mapped(payload)] if payload[:1] == _SHARED else contents(payload)
                 except (MecaError, ValueError) as error:  # not there, or garbage: calls that use it fail with that
                     return number, what, ref, failed(error)
                 if (size := sum(map(len, parts))) > MESSAGE_LIMIT:  # hosts take no such blob
@@ -256,25 +284,7 @@ class RemoteWorkers:
         return Outcomes(encode([(task, status, micros, blob)]), 1, micros, plain=True, shared=shared)
 
 
-def readable(calls: bytes) -> bytes:
-    """Return a batch of calls with nothing in it that lies in this machine's memory."""
-    records = decode(calls)
-    if all(call[:1] != _SHARED for _, _, _, call in records):
-        return calls
-    return encode((task, tag, ref, read_out(call)) for task, tag, ref, call in records)
-
-
 _SHARED = bytes((SHARED,))
-
-
-def read_out(call: bytes) -> bytes:
-    """Return a payload with its content; one whose memory is gone says so where it is opened."""
-    if call[:1] != _SHARED:
-        return call
-    try:
-        return bytes(map_segment(call))
-    except (MecaError, ValueError) as error:  # what a client calls a reference may be none
-        return failed(error)
 
 
 def failed(error: Exception) -> bytes:

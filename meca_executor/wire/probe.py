@@ -82,6 +82,14 @@ def answer(offer: str) -> str | None:
     return None
 
 
+def pid_of(offer: str) -> int | None:
+    """Return the number of the process that an offer tells of; None when it is none."""
+    try:
+        return int(offer.partition(":")[0])
+    except ValueError:
+        return None
+
+
 def are_shared(probe: Probe | None, told: tuple[str | None, str | None]) -> bool:
     """Whether this process and another one can read each other's memory.
 

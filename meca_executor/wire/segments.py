@@ -248,13 +248,13 @@ def own_prefix() -> bytes:
     return _REFERENCE.pack(SHARED, os.getpid(), 0, 0, 0)[:5]
 
 
-def size_of(reference: bytes) -> int:
-    """Return the bytes of what is referred to.
+def described(reference: bytes) -> tuple[int, int]:
+    """Return whose memory is referred to, by the number of a process, and its bytes.
 
     Raises:
         MalformedParcel: This is not a reference.
     """
-    return _fields(reference)[4]
+    return _fields(reference)[1::3]
 
 
 def _fields(reference: bytes) -> tuple[int, int, int, int, int]:

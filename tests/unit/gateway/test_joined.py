@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from meca_executor.gateway.broker import Broker
 from meca_executor.gateway.hosts import BrokerHost
 from meca_executor.gateway.joined import Joined, Joining
-from meca_executor.gateway.session import SessionInUse, SessionRefused
+from meca_executor.gateway.session import Session, SessionInUse, SessionRefused
 from meca_executor.wire.hosting import Introduction, Offer
 from meca_executor.wire.records import Kind, MalformedBatch
 from meca_executor.wire.stream import Stream
@@ -84,6 +85,7 @@ class Place:
         self.changes = 0
         self.gone = asyncio.Event()
         self.containers = Containers()
+        self.sessions: dict[str, Session] = {}
         self.joining = Joining(self, self.broker, self, self.containers)
         self.joining.changed = self._changed
 
@@ -92,7 +94,15 @@ class Place:
 
     def do(self, instructions: list[Instruction]) -> None: ...
 
-    def add(self, host: int, name: str, send: Callable[[bytes], object], on_leave: Callable[[bool], object]) -> Remote:
+    def add(
+        self,
+        host: int,
+        name: str,
+        send: Callable[[bytes], object],
+        on_leave: Callable[[bool], object],
+        may_read: Callable[[int], bool],
+    ) -> Remote:
+        self.may_read = may_read
         self.remotes[host] = Remote(send, on_leave)
         return self.remotes[host]
 
@@ -270,3 +280,14 @@ async def test_a_host_of_before_has_no_containers() -> None:
     place = Place()
     place.join()
     assert place.containers.hosts == {}
+
+
+@in_a_loop
+async def test_only_memory_of_the_hosts_own_clients_may_be_sent_to_it() -> None:
+    """And what the gateway itself has of theirs."""
+    place = Place()
+    place.join("s", owner="me")
+    for name, owner, process in (("mine", "me", 111), ("yours", "you", 222), ("elsewhere", "me", None)):
+        place.sessions[name] = Session(name, owner, 1, None, Stream())
+        place.sessions[name].process = process
+    assert [place.may_read(process) for process in (111, 222, 333, os.getpid())] == [True, False, False, True]

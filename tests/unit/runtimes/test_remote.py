@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from meca_executor.errors import MecaError
 from meca_executor.runtimes import agent, remote
 from meca_executor.runtimes.agent import LOOK_S, Agent
-from meca_executor.runtimes.remote import RemoteWorkers, readable
+from meca_executor.runtimes.remote import RemoteWorkers
 from meca_executor.wire import segments
 from meca_executor.wire.blobs import pieces
 from meca_executor.wire.hosting import pack_piece
@@ -71,7 +72,8 @@ class Pair:
         self.told: list[tuple[Any, ...]] = []
         self.leaving: list[bool] = []
         self.released = 0
-        self.remote = RemoteWorkers(self, "box", self.down.append, self.leaving.append)
+        self.readable = {os.getpid()}
+        self.remote = RemoteWorkers(self, "box", self.down.append, self.leaving.append, self.readable.__contains__)
         self.room = True
         self.agent = Agent(self._start, self.up.append, has_room=lambda: self.room)
         self.agent.on_leave = self._release
@@ -230,13 +232,41 @@ async def test_calls_in_shared_memory_are_read_out() -> None:
     segment = segments.Segment.create(Parcel(LARGE))
     assert segment is not None
     reference = segment.reference()
-    batch = readable(encode([(1, 0, 0, b"small"), (2, 0, 0, reference)]))
-    (_, _, _, small), (_, _, _, large) = decode(batch)
+    pair = Pair()
+    small, large = await arrived(pair, b"small", reference)
     assert small == b"small"
     assert bytes(unpack(large)[0]) == LARGE
     segment.close()
-    ((_, _, _, gone),) = decode(readable(encode([(2, 0, 0, reference)])))
+    (gone,) = await arrived(pair, reference)
     assert b"shared memory" in gone
+
+
+async def arrived(pair: Pair, *calls: bytes) -> list[bytes]:
+    """Return the payloads of calls as a worker of the host gets them."""
+    pair.local.did.clear()
+    pair.remote.spawn(5)
+    pair.remote.send(5, Kind.CALLS, encode([(1, 0, 0, encode((n, 0, 0, call) for n, call in enumerate(calls)))]))
+    await pair.carry()
+    ((_, _, _, batch),) = next(did[3] for did in pair.local.did if did[0] == "send")
+    return [payload for _, _, _, payload in decode(batch)]
+
+
+@needs_segments
+@in_a_loop
+async def test_memory_that_is_not_the_clients_is_not_read_out() -> None:
+    """A client names any process that it likes; what lies there may be another owner's."""
+    segment = segments.Segment.create(Parcel(LARGE))
+    assert segment is not None
+    pair = Pair()
+    pair.readable.clear()
+    (call,) = await arrived(pair, segment.reference())
+    pair.remote.send(5, Kind.DEFINE, encode([(1, Definition.OBJECT, 0, segment.reference())]))
+    await pair.carry()
+    ((_, _, _, defined),) = pair.local.did[-1][3]
+    for payload in (call, defined):
+        with pytest.raises(MecaError, match="not its client's"):
+            check_room(payload)
+    segment.close()
 
 
 @in_a_loop

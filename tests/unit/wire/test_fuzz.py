@@ -22,7 +22,7 @@ from meca_executor.wire.parcels import MalformedParcel, Parcel
 from meca_executor.wire.payloads import opened
 from meca_executor.wire.probe import Probe, answer
 from meca_executor.wire.records import Kind, MalformedBatch, Outcomes, Status, encode
-from meca_executor.wire.segments import Segment, available, map_segment, open_segment, size_of
+from meca_executor.wire.segments import Segment, available, described, map_segment, open_segment
 from meca_executor.wire.stream import FRAME, FRAME_LIMIT, MORE, PART_BYTES, Stream, StreamBroken
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def read_reference(data: bytes) -> None:
     except (MalformedParcel, SharedMemoryGone, SharedMemoryFull):
         pass
     else:
-        assert view.nbytes == size_of(data)
+        assert view.nbytes == described(data)[1]
     try:
         open_segment(data).close()
     except (MalformedParcel, SharedMemoryGone):
