@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import shutil
 import tempfile
@@ -49,6 +50,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engine.Images]:
     made = engine.Images(tmp_path_factory.mktemp("images"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def without_tblib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have exceptions pickled as Python does it: `distributed`, which other tests import, changes that for all."""
+    for kind, reducer in list(copyreg.dispatch_table.items()):
+        if getattr(reducer, "__module__", "") == "tblib.pickling_support":
+            monkeypatch.delitem(copyreg.dispatch_table, kind)
 
 
 @pytest.fixture(autouse=True)

@@ -123,7 +123,7 @@ def test_after_shutdown_there_is_nothing(kind: Kind, room: Room) -> None:
     The workers on a host, or on nodes, end soon after.
     """
     before = leaks.belongings()
-    pool = kind.make(max_workers=2)
+    pool: Any = kind.make(max_workers=2, env={"ROOM": str(room.folder)})  # so that nobody else has use of its workers
     assert list(pool.map(abs, range(-50, 0), timeout=LIMIT)) == list(range(50, 0, -1))
     assert pool.submit(tasks.echo, b"x" * 3_000_000).result(LIMIT)
     futures = [pool.submit(tasks.stay_as_pid, str(room.folder)) for n in range(4)]

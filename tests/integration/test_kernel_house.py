@@ -23,7 +23,7 @@ from meca_executor.kernels.service import KernelService
 from meca_executor.kernels.tape import Reader, Tape
 from meca_executor.kernels.terminal import KEPT_BYTES, Terminal
 from meca_executor.wire.kernels import Note, Say
-from tests.helpers.processes import CAN_LIST, children
+from tests.helpers.processes import CAN_LIST, Process, children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,10 +94,17 @@ async def until(so: Callable[[], object]) -> None:
     await asyncio.wait_for(look(), LIMIT)
 
 
+def new_children(before: list[Process]) -> list[Process]:
+    """Return this process's children since; a cluster of other tests may have some."""
+    known = {process.pid for process in before}
+    return [process for process in children(os.getpid()) if process.pid not in known]
+
+
 @needs_jupyter
 @pytest.mark.skipif(not CAN_LIST, reason="needs /proc")
 def test_two_restarts_at_once_leave_one_process() -> None:
     async def test() -> None:
+        before = children(os.getpid())
         house = House(os.environ)
         try:
             kernel, _ = await house.get_or_create("me", "t", "python", {}, {})
@@ -108,7 +115,7 @@ def test_two_restarts_at_once_leave_one_process() -> None:
             assert run.status == "finished"
             kernel.end("it was destroyed")
             await kernel.ended()
-            assert children(os.getpid()) == []
+            assert new_children(before) == []
         finally:
             await house.close()
 
@@ -120,6 +127,7 @@ def test_two_restarts_at_once_leave_one_process() -> None:
 @pytest.mark.parametrize("turns", [0, 1, 5, 50])
 def test_a_kernel_that_ends_while_it_is_restarted_leaves_nothing(turns: int) -> None:
     async def test() -> None:
+        before = children(os.getpid())
         house = House(os.environ)
         try:
             kernel, _ = await house.get_or_create("me", "t", "python", {}, {})
@@ -130,7 +138,7 @@ def test_a_kernel_that_ends_while_it_is_restarted_leaves_nothing(turns: int) -> 
             await asyncio.wait_for(kernel.ended(), LIMIT)
             with pytest.raises(KernelError):
                 await asyncio.wait_for(again, LIMIT)
-            assert children(os.getpid()) == []
+            assert new_children(before) == []
         finally:
             await house.close()
 

@@ -220,6 +220,7 @@ PROMISED: dict[type[BaseException], type[BaseException]] = {
 }
 
 
+@pytest.mark.usefixtures("without_tblib")
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_an_error_is_public_and_survives_pickling(error: type[errors.MecaError]) -> None:
     assert error.__module__ == "meca_executor"

@@ -285,6 +285,7 @@ def test_exceptions_that_make_trouble(kind: type[Exception], trust: runner.Trust
     assert "in fail" in str(error.__cause__)
 
 
+@pytest.mark.usefixtures("without_tblib")
 def test_an_exception_whose_pickle_cannot_be_read() -> None:
     error = outcome_of(lambda: fail(Unreadable(1, 2)), trust="pickle").error
     assert type(error) is TaskFailed
