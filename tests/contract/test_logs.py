@@ -59,8 +59,8 @@ TALKER = """
             text = self.rfile.read(int(self.headers["Content-Length"])).decode()
             if text == "pair":
                 two.wait(40)
-            sys.stdout.write(f"asked {text}\n")  # in one piece: two threads may do so at once
-            sys.stderr.write(f"grumble {text}\n")
+            sys.stdout.write(f"asked {text}\\n")  # in one piece: two threads may do so at once
+            sys.stderr.write(f"grumble {text}\\n")
             if text == "pair":
                 two.wait(40)
             if text == "end":
